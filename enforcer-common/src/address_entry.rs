@@ -1,0 +1,23 @@
+//! Who is behind an address or a prefix.
+
+use bytemuck::{Pod, Zeroable};
+
+/// Value of the address and prefix tables.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Pod, Zeroable)]
+pub struct AddressEntry {
+    /// Identity of whoever uses the address.
+    pub identity: u32,
+    /// Number of the interface endpoint on this node that owns the address, or 0.
+    pub endpoint: u32,
+    /// Bits of [`address_flag`].
+    pub flags: u32,
+}
+
+/// Bits of [`AddressEntry::flags`].
+pub mod address_flag {
+    /// An address of this host itself: sockets tell more than the address does.
+    pub const LOCAL: u32 = 1;
+}
+
+const _: () = assert!(size_of::<AddressEntry>() == 12);

@@ -1,0 +1,55 @@
+//! What holds for the whole node. One entry, read by every program.
+
+use bytemuck::{Pod, Zeroable};
+
+/// Value of the configuration table.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct Config {
+    /// Generation of the policy in force. Raised after every change, so that every cached
+    /// decision is judged again at its next packet.
+    pub generation: u32,
+    /// Bits of [`config_flag`].
+    pub flags: u32,
+    /// Entries in the prefix tables, IPv4 and IPv6: an empty trie is not asked.
+    pub prefixes: [u32; 2],
+    /// Entries in the tables of blocked prefixes, IPv4 and IPv6.
+    pub blocked: [u32; 2],
+    /// First reports a second that each CPU may send.
+    pub report_limit: u32,
+    /// How many of `failsafe` are in use.
+    pub failsafe_count: u32,
+    /// Ports that are always open on the host endpoint.
+    pub failsafe: [FailsafePort; FAILSAFE_PORTS],
+}
+
+/// The largest number of failsafe ports.
+pub const FAILSAFE_PORTS: usize = 16;
+
+/// A port that is always open on the host endpoint.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Pod, Zeroable)]
+pub struct FailsafePort {
+    /// Host byte order.
+    pub port: u16,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// A [`crate::Direction`]: ingress is a service of this host, egress one that it needs.
+    pub direction: u8,
+}
+
+/// Bits of [`Config::flags`].
+pub mod config_flag {
+    /// Report allowed flows too.
+    pub const REPORT_ALLOWED: u32 = 1;
+    /// A full flow table refuses new flows. Without it they are judged packet by packet.
+    pub const FULL_DENIES: u32 = 2;
+    /// Frames, fragments and blocked sources that would be dropped are only reported,
+    /// wherever no endpoint says so itself.
+    pub const AUDIT: u32 = 4;
+    /// A cgroup below [`crate::endpoint_entry::endpoint_flag::PENDING_CHILDREN`] that is not
+    /// classified yet may not talk.
+    pub const UNKNOWN_DENIES: u32 = 8;
+}
+
+const _: () = assert!(size_of::<Config>() == 32 + 4 * FAILSAFE_PORTS);

@@ -1,0 +1,147 @@
+//! The image: the complete desired content of the kernel's policy maps, as data, with the way
+//! back from every number to what it stands for.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+};
+
+use enforcer_common::{
+    Decision, Direction, PolicyLookup,
+    policy_key::{PolicyEntry, PolicyKey, PortKey},
+};
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use crate::policy::model::{Labels, Mode, Origin, RuleAction, Tier};
+
+/// How an identity is known, weakest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Assurance {
+    /// By its address, as declared.
+    Address,
+    /// By what an orchestrator says.
+    Orchestrator,
+    /// By a fact of this kernel: interface or cgroup.
+    Kernel,
+    /// By mTLS.
+    Attested,
+}
+
+/// What policy can see of a peer or endpoint. Equal values share a number.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Identity {
+    /// Who.
+    pub subject: IdentitySubject,
+    /// The prefixes named in policy that contain the address by which the peer is known.
+    pub prefixes: BTreeSet<IpNet>,
+}
+
+/// Who an identity is.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum IdentitySubject {
+    /// This host's own processes and addresses.
+    Host,
+    /// Nobody known.
+    World,
+    /// A workload.
+    Workload {
+        /// Namespace.
+        namespace: String,
+        /// Labels.
+        labels: Labels,
+        /// SPIFFE ID.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        spiffe_id: Option<String>,
+    },
+}
+
+/// A rule, or what stands for one, behind a rule number.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct RuleInfo {
+    /// `None` for policies of all namespaces, the node's default and blocked sources.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
+    /// Policy, or the `Node` document's name.
+    pub policy: String,
+    /// Rule name; `isolation` for the default deny of an isolating policy; `default` for the
+    /// node's default; `blocked[0]` and so on for blocked sources.
+    pub rule: String,
+    /// `None` for the node's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tier: Option<Tier>,
+    /// Direction; `None` for blocked sources.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub direction: Option<RuleDirection>,
+    /// What it does.
+    pub action: RuleAction,
+    /// The policy's mode.
+    pub mode: Mode,
+    /// Where it is written. `None` for a node default that no document states.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<Origin>,
+}
+
+/// [`Direction`], for records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RuleDirection {
+    /// From the workload.
+    Egress,
+    /// To the workload.
+    Ingress,
+}
+
+impl From<Direction> for RuleDirection {
+    fn from(direction: Direction) -> Self {
+        match direction {
+            Direction::Egress => Self::Egress,
+            Direction::Ingress => Self::Ingress,
+        }
+    }
+}
+
+/// Policy sets of one identity.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Sets {
+    /// By direction (egress, ingress); [`enforcer_common::policy_key::ALLOW_ALL`] where nothing
+    /// restricts.
+    pub numbers: [u32; 2],
+}
+
+/// The complete desired content of the policy, port, address and prefix maps.
+///
+/// Numbers of sets, tables, identities and rules come from `numbers`, and
+/// what did not change keeps its number, so that two images can be compared entry by entry.
+#[derive(Clone, Debug, Default)]
+pub struct Image {
+    /// Policy entries. Every set has an entry for the wildcard peer.
+    pub policies: HashMap<PolicyKey, PolicyEntry>,
+    /// Port entries.
+    pub ports: HashMap<PortKey, Decision>,
+    /// Identity of every single address (full-length prefix) that is known.
+    pub addresses: BTreeMap<IpNet, u32>,
+    /// Identity of every shorter prefix that policy names or a workload declares.
+    pub prefixes: BTreeMap<IpNet, u32>,
+    /// Blocked source prefixes: the rule number, and whether only to report.
+    pub blocked: BTreeMap<IpNet, (u32, bool)>,
+    /// Policy sets of every local subject: workloads by identity number, the host under
+    /// [`enforcer_common::identity::HOST`].
+    pub sets: HashMap<u32, Sets>,
+    /// Who is behind an identity number.
+    pub identities: BTreeMap<u32, Arc<Identity>>,
+    /// What is behind a rule number.
+    pub rules: BTreeMap<u32, Arc<RuleInfo>>,
+}
+
+impl PolicyLookup for Image {
+    fn policy(&self, key: &PolicyKey) -> Option<PolicyEntry> {
+        self.policies.get(key).copied()
+    }
+
+    fn port(&self, key: &PortKey) -> Option<Decision> {
+        self.ports.get(key).copied()
+    }
+}

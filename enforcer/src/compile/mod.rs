@@ -1,0 +1,3 @@
+//! From resolved policy and identities to the image. Pure.
+
+pub mod image;

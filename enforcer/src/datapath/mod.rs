@@ -1,0 +1,3 @@
+//! The kernel's side: load, attach, pin, adopt, apply, read. The only room that imports aya.
+
+pub mod desired;

@@ -1,0 +1,8 @@
+//! Identity-based network segmentation for Linux, enforced in the kernel.
+//!
+//! The rooms, and the way data walks through them, are described in ARCHITECTURE.md.
+
+pub mod compile;
+pub mod datapath;
+pub mod observe;
+pub mod policy;

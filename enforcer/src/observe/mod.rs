@@ -1,0 +1,3 @@
+//! From kernel events to flow records.
+
+pub mod record;

@@ -1,0 +1,3 @@
+//! From files to resolved policy.
+
+pub mod model;
