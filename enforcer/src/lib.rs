@@ -2,6 +2,8 @@
 //!
 //! The rooms, and the way data walks through them, are described in ARCHITECTURE.md.
 
+pub mod api;
+pub mod cli;
 pub mod compile;
 pub mod datapath;
 pub mod observe;

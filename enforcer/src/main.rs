@@ -1,3 +1,7 @@
 //! The `enforcer` command.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    enforcer::cli::main()
+}

@@ -1,0 +1,23 @@
+//! The control socket: HTTP with JSON over a unix socket.
+//!
+//! | request | access | body and answer |
+//! |---|---|---|
+//! | `GET /v1/status` | read | [`status::Status`] |
+//! | `GET /v1/endpoints` | read | list of [`status::EndpointStatus`] |
+//! | `GET /v1/flows` | read | stream of [`crate::observe::record::FlowRecord`], one a line |
+//! | `POST /v1/explain` | read | [`question::FlowQuestion`] → what was considered and what decided |
+//! | `GET /v1/wait` | read | [`request::WaitRequest`] as query → [`request::WaitAnswer`] |
+//! | `POST /v1/apply` | full | [`request::ApplyRequest`] → [`request::ApplyAnswer`] |
+//! | `POST /v1/confirm` | full | → [`request::ConfirmAnswer`] |
+//!
+//! Whatever cannot be answered is a [`problem::Problem`].
+
+pub mod access;
+pub mod client;
+pub mod problem;
+pub mod question;
+pub mod request;
+pub mod status;
+
+/// Where the control socket is unless a flag says otherwise.
+pub const DEFAULT_SOCKET: &str = "/run/enforcer/enforcer.sock";

@@ -1,0 +1,286 @@
+//! A flow as a question: `shop/web -> shop/db:5432/tcp`.
+
+use std::{fmt, net::IpAddr, str::FromStr};
+
+use enforcer_common::{Protocol, flow_key::icmp_port};
+use serde::{Deserialize, Serialize};
+
+/// A new flow, described by who and where to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlowQuestion {
+    /// Who opens it.
+    pub from: Party,
+    /// Who is addressed.
+    pub to: Party,
+    /// Protocol and port.
+    pub service: Service,
+}
+
+/// One side of the flow. In JSON and on the command line a string: `NAMESPACE/NAME`, `host`,
+/// `world`, or an address.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum Party {
+    /// A workload of the policy tree.
+    Workload {
+        /// Namespace.
+        namespace: String,
+        /// Name.
+        name: String,
+    },
+    /// This host itself.
+    Host,
+    /// An address that nobody knows.
+    World,
+    /// Whoever has the address.
+    Address(IpAddr),
+}
+
+/// Protocol and port. In JSON and on the command line a string: `PORT/PROTOCOL`,
+/// `TYPE[.CODE]/icmp`, or `*/PROTOCOL`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Service {
+    /// IP protocol number.
+    pub protocol: u8,
+    /// Destination port; for ICMP and ICMPv6, [`icmp_port`]; else 0.
+    pub port: u16,
+}
+
+/// What is wrong with a question.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum QuestionError {
+    /// No arrow.
+    #[error("`{0}` has no `->`: write for example `shop/web -> shop/db:5432/tcp`")]
+    Arrow(String),
+    /// A side is not understood.
+    #[error("`{0}` is no party: write NAMESPACE/NAME, `host`, `world` or an address")]
+    Party(String),
+    /// The service is missing.
+    #[error("`{0}` names no port: write for example `{0}:5432/tcp` or `{0}:8/icmp`")]
+    NoService(String),
+    /// The service is not understood.
+    #[error(
+        "`{0}` is no port and protocol: write for example `5432/tcp`, `53/udp`, `8/icmp`, `128/icmpv6` or `*/47`"
+    )]
+    Service(String),
+}
+
+/// Names and numbers of protocols that have names here.
+const PROTOCOLS: [(&str, u8); 6] = [
+    ("tcp", Protocol::TCP),
+    ("udp", Protocol::UDP),
+    ("icmp", Protocol::ICMP),
+    ("icmpv6", Protocol::ICMPV6),
+    ("sctp", Protocol::SCTP),
+    ("udplite", Protocol::UDPLITE),
+];
+
+impl FromStr for FlowQuestion {
+    type Err = QuestionError;
+
+    fn from_str(text: &str) -> Result<Self, QuestionError> {
+        let (from, to) = text
+            .split_once("->")
+            .ok_or_else(|| QuestionError::Arrow(text.to_owned()))?;
+        let to = to.trim();
+        let (party, service) = split_service(to)?;
+        Ok(Self {
+            from: from.trim().parse()?,
+            to: party.parse()?,
+            service: service.parse()?,
+        })
+    }
+}
+
+/// Splits `PARTY:SERVICE`; an IPv6 address stands in brackets.
+fn split_service(text: &str) -> Result<(&str, &str), QuestionError> {
+    let missing = || QuestionError::NoService(text.to_owned());
+    if let Some(rest) = text.strip_prefix('[') {
+        let (address, rest) = rest
+            .split_once(']')
+            .ok_or_else(|| QuestionError::Party(text.to_owned()))?;
+        return Ok((address, rest.strip_prefix(':').ok_or_else(missing)?));
+    }
+    if text.parse::<IpAddr>().is_ok() {
+        return Err(missing());
+    }
+    text.rsplit_once(':').ok_or_else(missing)
+}
+
+impl FromStr for Party {
+    type Err = QuestionError;
+
+    fn from_str(text: &str) -> Result<Self, QuestionError> {
+        let bare = text
+            .strip_prefix('[')
+            .and_then(|t| t.strip_suffix(']'))
+            .unwrap_or(text);
+        if let Ok(address) = bare.parse::<IpAddr>() {
+            return Ok(Self::Address(address));
+        }
+        match text {
+            "host" => return Ok(Self::Host),
+            "world" => return Ok(Self::World),
+            _ => {}
+        }
+        match text.split_once('/') {
+            Some((namespace, name))
+                if !namespace.is_empty() && !name.is_empty() && !name.contains(['/', ':']) =>
+            {
+                Ok(Self::Workload {
+                    namespace: namespace.to_owned(),
+                    name: name.to_owned(),
+                })
+            }
+            _ => Err(QuestionError::Party(text.to_owned())),
+        }
+    }
+}
+
+impl FromStr for Service {
+    type Err = QuestionError;
+
+    fn from_str(text: &str) -> Result<Self, QuestionError> {
+        let wrong = || QuestionError::Service(text.to_owned());
+        let (port, protocol) = text.split_once('/').ok_or_else(wrong)?;
+        let protocol = match PROTOCOLS.iter().find(|(name, _)| *name == protocol) {
+            Some((_, number)) => *number,
+            None => protocol.parse().map_err(|_| wrong())?,
+        };
+        let is_icmp = matches!(protocol, Protocol::ICMP | Protocol::ICMPV6);
+        let port = match port {
+            "*" if !Protocol::has_ports(protocol) && !is_icmp => 0,
+            _ if is_icmp => {
+                let (kind, code) = port.split_once('.').unwrap_or((port, "0"));
+                icmp_port(
+                    kind.parse().map_err(|_| wrong())?,
+                    code.parse().map_err(|_| wrong())?,
+                )
+            }
+            _ if Protocol::has_ports(protocol) => port.parse().map_err(|_| wrong())?,
+            _ => return Err(wrong()),
+        };
+        Ok(Self { protocol, port })
+    }
+}
+
+impl fmt::Display for FlowQuestion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.to {
+            Party::Address(IpAddr::V6(address)) => {
+                write!(f, "{} -> [{address}]:{}", self.from, self.service)
+            }
+            to => write!(f, "{} -> {to}:{}", self.from, self.service),
+        }
+    }
+}
+
+impl fmt::Display for Party {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Workload { namespace, name } => write!(f, "{namespace}/{name}"),
+            Self::Host => f.write_str("host"),
+            Self::World => f.write_str("world"),
+            Self::Address(address) => write!(f, "{address}"),
+        }
+    }
+}
+
+impl fmt::Display for Service {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.protocol {
+            Protocol::ICMP | Protocol::ICMPV6 => {
+                let [kind, code] = self.port.to_be_bytes();
+                write!(f, "{kind}.{code}/")?;
+            }
+            protocol if Protocol::has_ports(protocol) => write!(f, "{}/", self.port)?,
+            _ => f.write_str("*/")?,
+        }
+        match PROTOCOLS.iter().find(|(_, n)| *n == self.protocol) {
+            Some((name, _)) => f.write_str(name),
+            None => write!(f, "{}", self.protocol),
+        }
+    }
+}
+
+macro_rules! string_form {
+    ($type:ty) => {
+        impl TryFrom<String> for $type {
+            type Error = QuestionError;
+
+            fn try_from(text: String) -> Result<Self, QuestionError> {
+                text.parse()
+            }
+        }
+
+        impl From<$type> for String {
+            fn from(value: $type) -> Self {
+                value.to_string()
+            }
+        }
+    };
+}
+string_form!(Party);
+string_form!(Service);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        for text in [
+            "shop/web -> shop/db:5432/tcp",
+            "host -> world:443/tcp",
+            "10.0.0.1 -> [2001:db8::1]:53/udp",
+            "shop/web -> 10.0.0.1:8.0/icmp",
+            "shop/web -> host:*/47",
+        ] {
+            let question: FlowQuestion = text.parse().unwrap();
+            assert_eq!(question.to_string(), text);
+            let json = serde_json::to_string(&question).unwrap();
+            assert_eq!(
+                serde_json::from_str::<FlowQuestion>(&json).unwrap(),
+                question
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_missing_is_named() {
+        let error = |text: &str| text.parse::<FlowQuestion>().unwrap_err();
+        assert!(matches!(
+            error("shop/web shop/db:1/tcp"),
+            QuestionError::Arrow(_)
+        ));
+        assert!(matches!(
+            error("web -> shop/db:1/tcp"),
+            QuestionError::Party(_)
+        ));
+        assert!(matches!(
+            error("shop/web -> shop/db"),
+            QuestionError::NoService(_)
+        ));
+        assert!(matches!(
+            error("shop/web -> 2001:db8::1"),
+            QuestionError::NoService(_)
+        ));
+        assert!(matches!(
+            error("shop/web -> shop/db:tcp"),
+            QuestionError::Service(_)
+        ));
+        assert!(matches!(
+            error("shop/web -> shop/db:70000/tcp"),
+            QuestionError::Service(_)
+        ));
+        assert!(matches!(
+            error("shop/web -> shop/db:*/tcp"),
+            QuestionError::Service(_)
+        ));
+        assert!(matches!(
+            error("shop/web -> shop/db:80/gre"),
+            QuestionError::Service(_)
+        ));
+    }
+}

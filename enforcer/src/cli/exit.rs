@@ -1,0 +1,26 @@
+//! What the exit codes of `enforcer` mean.
+
+use std::process::ExitCode;
+
+/// How a command ended. The numbers are part of the command line's interface
+/// (docs/operations.md).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Exit {
+    /// Done, or the answer is yes.
+    Done = 0,
+    /// Refused or failed, or the answer is no (`check` found errors, `explain` says deny).
+    Refuse = 1,
+    /// The command line is wrong. (clap uses the same number.)
+    Usage = 2,
+    /// The daemon cannot be reached at its control socket.
+    Unreachable = 3,
+    /// What was waited for did not come in time.
+    Timeout = 4,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}

@@ -1,0 +1,142 @@
+//! The command line. One module for each command: its arguments, as `…Args`, and
+//! `run(&args, format)`, which says how it ended.
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+pub mod apply;
+pub mod confirm;
+pub mod duration;
+pub mod endpoints;
+pub mod exit;
+pub mod log;
+pub mod output;
+pub mod run;
+pub mod shell;
+pub mod socket;
+pub mod status;
+pub mod wait;
+
+pub use self::{exit::Exit, output::OutputFormat};
+
+/// Identity-based network segmentation for Linux, enforced in the kernel.
+#[derive(Debug, Parser)]
+#[command(name = "enforcer", version, arg_required_else_help = true, after_help = EXIT_CODES)]
+pub struct Cli {
+    /// Form of the output.
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        default_value_t,
+        value_name = "FORM",
+        env = "ENFORCER_OUTPUT"
+    )]
+    pub output: OutputFormat,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Shown under the help.
+const EXIT_CODES: &str = "Exit codes: 0 done or yes; 1 refused, failed or no; 2 wrong usage; \
+                          3 daemon not reachable; 4 not in time.";
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Put the policy tree, or another mode, in force now; on trial if asked.
+    Apply(apply::ApplyArgs),
+    /// Keep what is on trial.
+    Confirm(confirm::ConfirmArgs),
+    /// Show what the daemon enforces, from where, and how it fares.
+    Status(status::StatusArgs),
+    /// List the enforcement points of local workloads.
+    Endpoints(endpoints::EndpointsArgs),
+    /// Wait until a policy is in force in the kernel.
+    Wait(wait::WaitArgs),
+    /// Print completions for a shell.
+    Completions(shell::CompletionsArgs),
+    /// Print the manual page.
+    Man(shell::ManArgs),
+}
+
+/// Runs what the command line says.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(&cli) {
+        Ok(exit) => exit.into(),
+        Err(error) => {
+            // A reader that went away (`enforcer status | head`) is no failure to talk about.
+            if is_broken_pipe(&error) {
+                return Exit::Done.into();
+            }
+            eprintln!("enforcer: {error:#}");
+            exit_of(&error).into()
+        }
+    }
+}
+
+fn run(cli: &Cli) -> anyhow::Result<Exit> {
+    let format = cli.output;
+    match &cli.command {
+        Command::Apply(args) => apply::run(args, format),
+        Command::Confirm(args) => confirm::run(args, format),
+        Command::Status(args) => status::run(args, format),
+        Command::Endpoints(args) => endpoints::run(args, format),
+        Command::Wait(args) => wait::run(args, format),
+        Command::Completions(args) => shell::completions(args, Cli::command()),
+        Command::Man(args) => shell::man(args, Cli::command()),
+    }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error
+        .chain()
+        .filter_map(|e| e.downcast_ref::<std::io::Error>())
+        .any(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
+}
+
+/// The exit code of an error that a command did not turn into one itself.
+fn exit_of(error: &anyhow::Error) -> Exit {
+    use crate::api::{client::ClientError, problem::ProblemCode};
+    match error.downcast_ref::<ClientError>() {
+        Some(ClientError::Unreachable { .. } | ClientError::Broken { .. }) => Exit::Unreachable,
+        Some(ClientError::Timeout { .. }) => Exit::Timeout,
+        Some(ClientError::Problem(problem)) => match problem.code {
+            ProblemCode::Timeout => Exit::Timeout,
+            ProblemCode::BadRequest => Exit::Usage,
+            _ => Exit::Refuse,
+        },
+        None => Exit::Refuse,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn exit_codes_follow_the_cause() {
+        use crate::api::{
+            client::ClientError,
+            problem::{Problem, ProblemCode},
+        };
+        let problem = |code| anyhow::Error::from(ClientError::Problem(Problem::new(code, "x")));
+        assert_eq!(exit_of(&problem(ProblemCode::Timeout)), Exit::Timeout);
+        assert_eq!(exit_of(&problem(ProblemCode::NoTrial)), Exit::Refuse);
+        assert_eq!(exit_of(&problem(ProblemCode::BadRequest)), Exit::Usage);
+        let unreachable = ClientError::Unreachable {
+            socket: "/x".into(),
+            source: std::io::ErrorKind::NotFound.into(),
+        };
+        assert_eq!(exit_of(&unreachable.into()), Exit::Unreachable);
+        assert_eq!(exit_of(&anyhow::anyhow!("x")), Exit::Refuse);
+    }
+}
