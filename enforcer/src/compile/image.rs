@@ -3,11 +3,13 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
+    fmt,
+    net::IpAddr,
     sync::Arc,
 };
 
 use enforcer_common::{
-    Decision, Direction, PolicyLookup,
+    Decision, Direction, PolicyLookup, identity,
     policy_key::{PolicyEntry, PolicyKey, PortKey},
 };
 use ipnet::IpNet;
@@ -111,18 +113,42 @@ pub struct Sets {
     pub numbers: [u32; 2],
 }
 
+/// The full name of a workload.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct WorkloadName {
+    /// Namespace.
+    pub namespace: String,
+    /// Name, unique in the namespace.
+    pub name: String,
+}
+
+impl fmt::Display for WorkloadName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
 /// The complete desired content of the policy, port, address and prefix maps.
 ///
-/// Numbers of sets, tables, identities and rules come from `numbers`, and
+/// Numbers of sets, tables, identities and rules come from [`super::numbers::Numbers`], and
 /// what did not change keeps its number, so that two images can be compared entry by entry.
-#[derive(Clone, Debug, Default)]
+/// Sets and tables are numbered by content: no key that two images share has two values in
+/// `policies` or `ports`, so the new image can be written beside the old one.
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Image {
+    /// Which compilation of its [`super::numbers::Numbers`] made this image; see
+    /// [`super::numbers::Numbers::retire`].
+    pub serial: u64,
     /// Policy entries. Every set has an entry for the wildcard peer.
     pub policies: HashMap<PolicyKey, PolicyEntry>,
     /// Port entries.
     pub ports: HashMap<PortKey, Decision>,
-    /// Identity of every single address (full-length prefix) that is known.
+    /// Identity of every single address (full-length prefix) that is known, except for this
+    /// host's own.
     pub addresses: BTreeMap<IpNet, u32>,
+    /// Identity of this host's own addresses, for peers that no socket proves to be a
+    /// workload. None of them is in `addresses`, whoever else declares it.
+    pub host_addresses: BTreeMap<IpAddr, u32>,
     /// Identity of every shorter prefix that policy names or a workload declares.
     pub prefixes: BTreeMap<IpNet, u32>,
     /// Blocked source prefixes: the rule number, and whether only to report.
@@ -130,10 +156,32 @@ pub struct Image {
     /// Policy sets of every local subject: workloads by identity number, the host under
     /// [`enforcer_common::identity::HOST`].
     pub sets: HashMap<u32, Sets>,
-    /// Who is behind an identity number.
+    /// The identity of every local workload where the kernel itself proves it (interface or
+    /// cgroup), under which its `sets` stand.
+    pub workloads: BTreeMap<WorkloadName, u32>,
+    /// Who is behind an identity number. Also those of earlier images that are not retired.
     pub identities: BTreeMap<u32, Arc<Identity>>,
-    /// What is behind a rule number.
+    /// What is behind a rule number. Also those of earlier images that are not retired.
     pub rules: BTreeMap<u32, Arc<RuleInfo>>,
+}
+
+impl Image {
+    /// The identity of a peer of which only the address is known.
+    pub fn identity_of(&self, address: IpAddr) -> u32 {
+        if let Some(number) = self.host_addresses.get(&address) {
+            return *number;
+        }
+        let full = IpNet::from(address);
+        if let Some(number) = self.addresses.get(&full) {
+            return *number;
+        }
+        (0..full.max_prefix_len())
+            .rev()
+            .filter_map(|length| IpNet::new(address, length).ok())
+            .find_map(|prefix| self.prefixes.get(&prefix.trunc()))
+            .copied()
+            .unwrap_or(identity::WORLD)
+    }
 }
 
 impl PolicyLookup for Image {

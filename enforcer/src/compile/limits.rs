@@ -1,0 +1,128 @@
+//! What the kernel's maps hold, and the refusal of what does not fit.
+
+use std::{collections::HashMap, hash::Hash, net::IpAddr};
+
+use ipnet::IpNet;
+use thiserror::Error;
+
+use super::image::Image;
+
+/// Capacities of the maps, in entries. Addresses and prefixes count by address family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// The policy table.
+    pub policies: usize,
+    /// The port table.
+    pub ports: usize,
+    /// The tables of single addresses.
+    pub addresses: usize,
+    /// The tables of prefixes and of blocked prefixes.
+    pub prefixes: usize,
+    /// The array of rule counters; number 0 is not given to a rule.
+    pub rules: usize,
+}
+
+impl Limits {
+    /// No limits, for compilations that never reach a kernel (`check`, `explain`, tests).
+    pub const NONE: Self = Self {
+        policies: usize::MAX,
+        ports: usize::MAX,
+        addresses: usize::MAX,
+        prefixes: usize::MAX,
+        rules: usize::MAX,
+    };
+}
+
+/// Why there is no image.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum CompileError {
+    /// A map is too small.
+    #[error(
+        "the policy needs {needed} {what} (those that it replaces stay until the swap and are \
+         counted too), but there is room for {limit}: raise the capacity `{setting}`, or make \
+         the policy smaller"
+    )]
+    TooLarge {
+        /// What there is too much of.
+        what: &'static str,
+        /// Entries needed while old and new stand side by side.
+        needed: usize,
+        /// Entries that there are.
+        limit: usize,
+        /// The capacity to raise.
+        setting: &'static str,
+    },
+    /// Numbers are never reused, and this space of them is used up.
+    #[error("all numbers for {what} have been used: detach and start afresh")]
+    NumbersExhausted {
+        /// Which space.
+        what: &'static str,
+    },
+}
+
+/// Refuses an image that does not fit beside the one in force.
+pub(super) fn check(
+    image: &Image,
+    in_force: Option<&Image>,
+    limits: &Limits,
+) -> Result<(), CompileError> {
+    let empty = Image::default();
+    let old = in_force.unwrap_or(&empty);
+    let fits = |what, setting, needed, limit| {
+        if needed > limit {
+            Err(CompileError::TooLarge {
+                what,
+                needed,
+                limit,
+                setting,
+            })
+        } else {
+            Ok(())
+        }
+    };
+    fits(
+        "policy entries",
+        "policies",
+        union(&old.policies, &image.policies),
+        limits.policies,
+    )?;
+    fits(
+        "port entries",
+        "ports",
+        union(&old.ports, &image.ports),
+        limits.ports,
+    )?;
+    for (ipv4, what) in [(true, "IPv4 addresses"), (false, "IPv6 addresses")] {
+        let known = |image: &Image, address: IpAddr| {
+            image.addresses.contains_key(&IpNet::from(address))
+                || image.host_addresses.contains_key(&address)
+        };
+        let all = |image: &Image| -> Vec<IpAddr> {
+            let single = image.addresses.keys().map(IpNet::addr);
+            let host = image.host_addresses.keys().copied();
+            single.chain(host).filter(|a| a.is_ipv4() == ipv4).collect()
+        };
+        let added = all(image).into_iter().filter(|a| !known(old, *a)).count();
+        fits(what, "addresses", all(old).len() + added, limits.addresses)?;
+    }
+    for (ipv4, what, blocked_what) in [
+        (true, "IPv4 prefixes", "blocked IPv4 prefixes"),
+        (false, "IPv6 prefixes", "blocked IPv6 prefixes"),
+    ] {
+        let of_family = |prefix: &&IpNet| prefix.addr().is_ipv4() == ipv4;
+        let added = image.prefixes.keys().filter(of_family);
+        let added = added.filter(|p| !old.prefixes.contains_key(*p)).count();
+        let kept = old.prefixes.keys().filter(of_family).count();
+        fits(what, "prefixes", kept + added, limits.prefixes)?;
+        let added = image.blocked.keys().filter(of_family);
+        let added = added.filter(|p| !old.blocked.contains_key(*p)).count();
+        let kept = old.blocked.keys().filter(of_family).count();
+        fits(blocked_what, "prefixes", kept + added, limits.prefixes)?;
+    }
+    let rules = image.rules.keys().next_back().map_or(0, |n| *n as usize);
+    fits("rule numbers", "rules", rules + 1, limits.rules)
+}
+
+fn union<K: Eq + Hash, V>(old: &HashMap<K, V>, new: &HashMap<K, V>) -> usize {
+    old.len() + new.keys().filter(|key| !old.contains_key(*key)).count()
+}
