@@ -6,5 +6,6 @@ pub mod api;
 pub mod cli;
 pub mod compile;
 pub mod datapath;
+pub mod inventory;
 pub mod observe;
 pub mod policy;

@@ -1,0 +1,330 @@
+//! Links, addresses and default routes of the network namespace that the daemon runs in, kept up
+//! to date with rtnetlink.
+//!
+//! A notification is only a hint: everything is listed anew, so a lost one (the kernel says
+//! ENOBUFS when the queue overflows) costs nothing but a listing. Listings use a socket of their
+//! own, so that an overflow cannot swallow an answer.
+
+use std::{collections::BTreeSet, io, net::IpAddr, time::Duration};
+
+use futures::{
+    Stream, StreamExt as _, TryStreamExt as _, channel::mpsc::UnboundedReceiver, future,
+};
+use rtnetlink::{
+    Handle, MulticastGroup,
+    packet_core::{NetlinkMessage, NetlinkPayload},
+    packet_route::{
+        AddressFamily, RouteNetlinkMessage,
+        address::{AddressAttribute, AddressMessage},
+        link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage},
+        route::{RouteAttribute, RouteMessage, RouteType},
+    },
+    sys::SocketAddr,
+};
+use tokio::{sync::watch, task::JoinSet};
+
+/// The longest time between two listings, should a notification ever not come.
+const LIST_EVERY: Duration = Duration::from_secs(30);
+
+/// `RT_TABLE_LOCAL` of linux/rtnetlink.h.
+const TABLE_LOCAL: u8 = 255;
+
+/// A pause after each listing, so that a storm of notifications becomes one listing.
+const PAUSE: Duration = Duration::from_millis(2);
+
+/// Why the interfaces cannot be watched.
+#[derive(Debug, thiserror::Error)]
+pub enum InterfaceError {
+    /// No socket.
+    #[error("cannot open an rtnetlink socket")]
+    Socket(#[source] io::Error),
+    /// A listing failed.
+    #[error("cannot list {what} by rtnetlink")]
+    List {
+        /// What was asked for.
+        what: &'static str,
+        /// The kernel's answer.
+        source: rtnetlink::Error,
+    },
+    /// The library's task ended.
+    #[error("the rtnetlink connection was closed")]
+    Closed,
+}
+
+/// A network interface.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Interface {
+    /// Index in this network namespace, never 0.
+    pub ifindex: u32,
+    /// Name, at most 15 bytes.
+    pub name: String,
+    /// `IFF_UP`: an administrator wants it up.
+    pub up: bool,
+    /// `IFF_LOOPBACK`.
+    pub loopback: bool,
+    /// Kind as `ip link` shows it (`veth`, `bridge`, …), `None` for hardware.
+    pub kind: Option<String>,
+    /// `IFLA_LINK`: a veth's other end or a VLAN's parent, as an index in [`Self::peer_netns`].
+    pub peer: Option<u32>,
+    /// `IFLA_LINK_NETNSID`: this namespace's number for the one that the peer is in; `None`: the
+    /// peer is in this namespace.
+    pub peer_netns: Option<i32>,
+    /// Index of the bridge, bond or VRF that it is a port of.
+    pub controller: Option<u32>,
+}
+
+/// What there is in one network namespace.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Links {
+    /// In the order of ifindex.
+    pub interfaces: Vec<Interface>,
+    /// Every address of this host, loopback included, sorted.
+    pub host_addresses: Vec<IpAddr>,
+    /// Names of the interfaces that a default route of any table leaves by, sorted.
+    pub default_route_interfaces: Vec<String>,
+}
+
+/// Watches the network namespace of the thread that called [`LinkWatch::open`].
+pub(super) struct LinkWatch {
+    handle: Handle,
+    notifications: UnboundedReceiver<(NetlinkMessage<RouteNetlinkMessage>, SocketAddr)>,
+    /// The library's two tasks; they end with this value.
+    _connections: JoinSet<()>,
+}
+
+impl LinkWatch {
+    /// Opens the sockets and reads everything once. Must be called in a tokio runtime.
+    pub(super) fn open() -> Result<Self, InterfaceError> {
+        let (monitor, _, notifications) = rtnetlink::new_multicast_connection(&[
+            MulticastGroup::Link,
+            MulticastGroup::Ipv4Ifaddr,
+            MulticastGroup::Ipv6Ifaddr,
+            MulticastGroup::Ipv4Route,
+            MulticastGroup::Ipv6Route,
+        ])
+        .map_err(InterfaceError::Socket)?;
+        let (lists, handle, _) = rtnetlink::new_connection().map_err(InterfaceError::Socket)?;
+        let mut connections = JoinSet::new();
+        connections.spawn(monitor);
+        connections.spawn(lists);
+        Ok(Self {
+            handle,
+            notifications,
+            _connections: connections,
+        })
+    }
+
+    /// What there is now.
+    pub(super) async fn list(&self) -> Result<Links, InterfaceError> {
+        let list = |what| move |source| InterfaceError::List { what, source };
+        let mut interfaces: Vec<Interface> = self
+            .handle
+            .link()
+            .get()
+            .execute()
+            .try_filter_map(|message| future::ready(Ok(interface(message))))
+            .try_collect()
+            .await
+            .map_err(list("links"))?;
+        if interfaces.is_empty() {
+            // Every namespace has at least its loopback: the connection is gone.
+            return Err(InterfaceError::Closed);
+        }
+        interfaces.sort();
+        let addresses: BTreeSet<IpAddr> = self
+            .handle
+            .address()
+            .get()
+            .execute()
+            .try_filter_map(|message| future::ready(Ok(host_address(&message))))
+            .try_collect()
+            .await
+            .map_err(list("addresses"))?;
+        let mut uplinks = BTreeSet::new();
+        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+            let mut request = RouteMessage::default();
+            request.header.address_family = family;
+            self.handle
+                .route()
+                .get(request)
+                .execute()
+                .try_for_each(|route| {
+                    uplinks.extend(default_route_links(&route));
+                    future::ready(Ok(()))
+                })
+                .await
+                .map_err(list("routes"))?;
+        }
+        let mut default_route_interfaces: Vec<String> = interfaces
+            .iter()
+            .filter(|i| uplinks.contains(&i.ifindex) && !i.loopback)
+            .map(|i| i.name.clone())
+            .collect();
+        default_route_interfaces.sort();
+        Ok(Links {
+            interfaces,
+            host_addresses: addresses.into_iter().collect(),
+            default_route_interfaces,
+        })
+    }
+
+    /// Lists again whenever something changes, until it fails or nobody listens.
+    pub(super) async fn run(mut self, links: watch::Sender<Links>) -> Result<(), InterfaceError> {
+        loop {
+            tokio::select! {
+                () = links.closed() => return Ok(()),
+                relevant = next_relevant(&mut self.notifications) => relevant?,
+                () = tokio::time::sleep(LIST_EVERY) => {}
+            }
+            tokio::time::sleep(PAUSE).await;
+            while let Ok(pending) = self.notifications.try_recv() {
+                drop(pending);
+            }
+            let now = self.list().await?;
+            links.send_if_modified(|known| {
+                let changed = *known != now;
+                if changed {
+                    *known = now;
+                }
+                changed
+            });
+        }
+    }
+}
+
+/// Waits for a notification that could change [`Links`]. Safe to cancel.
+async fn next_relevant(
+    notifications: &mut (impl Stream<Item = (NetlinkMessage<RouteNetlinkMessage>, SocketAddr)> + Unpin),
+) -> Result<(), InterfaceError> {
+    while let Some((message, _)) = notifications.next().await {
+        match message.payload {
+            // A host that carries many routes (BGP) changes them all the time.
+            NetlinkPayload::InnerMessage(
+                RouteNetlinkMessage::NewRoute(route) | RouteNetlinkMessage::DelRoute(route),
+            ) if route.header.destination_prefix_length != 0 => {}
+            _ => return Ok(()),
+        }
+    }
+    Err(InterfaceError::Closed)
+}
+
+fn interface(message: LinkMessage) -> Option<Interface> {
+    let flags = message.header.flags;
+    let mut interface = Interface {
+        ifindex: message.header.index,
+        name: String::new(),
+        up: flags.contains(LinkFlags::Up),
+        loopback: flags.contains(LinkFlags::Loopback),
+        kind: None,
+        peer: None,
+        peer_netns: None,
+        controller: None,
+    };
+    for attribute in message.attributes {
+        match attribute {
+            LinkAttribute::IfName(name) => interface.name = name,
+            LinkAttribute::Link(peer) if peer != 0 => interface.peer = Some(peer),
+            // -1: the kernel has not given the peer's namespace a number here.
+            LinkAttribute::LinkNetNsId(id) => interface.peer_netns = Some(id),
+            LinkAttribute::Controller(index) if index != 0 => interface.controller = Some(index),
+            LinkAttribute::LinkInfo(infos) => {
+                interface.kind = infos.into_iter().find_map(|info| match info {
+                    LinkInfo::Kind(kind) => Some(kind_name(&kind)),
+                    _ => None,
+                });
+            }
+            _ => {}
+        }
+    }
+    (!interface.name.is_empty()).then_some(interface)
+}
+
+fn kind_name(kind: &InfoKind) -> String {
+    kind.to_string()
+}
+
+/// The host's own address: `IFA_LOCAL` where there is one (on a point-to-point link
+/// `IFA_ADDRESS` is the other end), else `IFA_ADDRESS`.
+fn host_address(message: &AddressMessage) -> Option<IpAddr> {
+    let mut address = None;
+    for attribute in &message.attributes {
+        match attribute {
+            AddressAttribute::Local(local) => return Some(*local),
+            AddressAttribute::Address(other) => address = Some(*other),
+            _ => {}
+        }
+    }
+    address
+}
+
+fn default_route_links(route: &RouteMessage) -> Vec<u32> {
+    let header = &route.header;
+    if header.destination_prefix_length != 0
+        || header.kind != RouteType::Unicast
+        || header.table == TABLE_LOCAL
+    {
+        return Vec::new();
+    }
+    let mut links = Vec::new();
+    for attribute in &route.attributes {
+        match attribute {
+            RouteAttribute::Oif(index) => links.push(*index),
+            RouteAttribute::MultiPath(hops) => {
+                links.extend(hops.iter().map(|hop| hop.interface_index));
+            }
+            _ => {}
+        }
+    }
+    links
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn route(prefix: u8, attributes: Vec<RouteAttribute>) -> RouteMessage {
+        let mut route = RouteMessage::default();
+        route.header.destination_prefix_length = prefix;
+        route.header.kind = RouteType::Unicast;
+        route.header.table = 254;
+        route.attributes = attributes;
+        route
+    }
+
+    #[test]
+    fn only_unicast_defaults_name_uplinks() {
+        let default = route(0, vec![RouteAttribute::Oif(7)]);
+        assert_eq!(default_route_links(&default), [7]);
+        assert!(default_route_links(&route(24, vec![RouteAttribute::Oif(7)])).is_empty());
+        let mut unreachable = default.clone();
+        unreachable.header.kind = RouteType::Unreachable;
+        assert!(default_route_links(&unreachable).is_empty());
+    }
+
+    #[test]
+    fn a_point_to_point_address_is_the_local_one() {
+        let mut message = AddressMessage::default();
+        let (own, other) = ([10, 0, 0, 1].into(), [10, 0, 0, 2].into());
+        message.attributes = vec![
+            AddressAttribute::Address(other),
+            AddressAttribute::Local(own),
+        ];
+        assert_eq!(host_address(&message), Some(own));
+        message.attributes.pop();
+        assert_eq!(host_address(&message), Some(other));
+    }
+
+    #[tokio::test]
+    async fn changes_of_other_routes_are_not_relevant() {
+        let address = SocketAddr::new(0, 0);
+        let message = |prefix| {
+            let inner = RouteNetlinkMessage::NewRoute(route(prefix, Vec::new()));
+            (NetlinkMessage::from(inner), address)
+        };
+        let mut many = futures::stream::iter([message(24), message(64), message(32)]);
+        assert!(next_relevant(&mut many).await.is_err());
+        let mut one = futures::stream::iter([message(24), message(0), message(32)]);
+        assert!(next_relevant(&mut one).await.is_ok());
+        assert!(one.next().await.is_some(), "it stops at the default route");
+    }
+}

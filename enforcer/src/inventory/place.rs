@@ -1,0 +1,767 @@
+//! Which workload is where: a pure function of the policy's workloads and a snapshot.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    fmt,
+};
+
+use globset::{GlobMatcher, GlobSet, GlobSetBuilder};
+
+use super::{
+    Snapshot,
+    units::{UnitPattern, address_of_cgroup, has_wildcard, is_slice, unit_glob, unit_of_cgroup},
+};
+use crate::{
+    datapath::desired::EndpointPlace,
+    policy::model::{Origin, Place, Workload},
+};
+
+/// Result of [`place`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Placement {
+    /// In the order of their keys.
+    pub endpoints: Vec<PlacedEndpoint>,
+    /// For a node that denies unknown workloads: the cgroups whose new children must wait until
+    /// they are looked at ([`EndpointPlace::Pending`]), and their present children that are
+    /// nobody's ([`EndpointPlace::NoWorkload`]). To be left out where it allows them.
+    pub unknown: Vec<EndpointPlace>,
+    /// What an operator should know, in the order of the workloads.
+    pub problems: Vec<Problem>,
+}
+
+/// An endpoint of a workload.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlacedEndpoint {
+    /// The same for as long as the workload and the name of the place are the same, also when
+    /// the cgroup or interface behind the name is another one.
+    pub key: EndpointKey,
+    /// Index in the slice given to [`place`].
+    pub workload: usize,
+    /// [`EndpointPlace::Cgroup`] or [`EndpointPlace::Interface`].
+    pub place: EndpointPlace,
+    /// The systemd unit that a cgroup belongs to.
+    pub unit: Option<String>,
+}
+
+/// Names an endpoint over time.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct EndpointKey {
+    /// The workload's namespace.
+    pub namespace: String,
+    /// The workload's name.
+    pub workload: String,
+    /// `cgroup:` and the path below the cgroup root, or `interface:` and the name.
+    pub place: String,
+}
+
+/// Names a workload and its document in a [`Problem`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WorkloadName {
+    /// Namespace.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+    /// Where it is written.
+    pub origin: Origin,
+}
+
+impl fmt::Display for WorkloadName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{} ({})", self.namespace, self.name, self.origin)
+    }
+}
+
+/// What stands in the way of a workload's place.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Problem {
+    /// Several workloads claim one cgroup: it is nobody's, and unknown to the node.
+    #[error("cgroup {path} is claimed by {}; it is none of them until only one does", names(.workloads))]
+    CgroupContested {
+        /// Path below the cgroup root.
+        path: String,
+        /// Who claims it.
+        workloads: Vec<WorkloadName>,
+    },
+    /// Several workloads name one interface: none of them is enforced there.
+    #[error("interface {name} is claimed by {}; it is none of them until only one does", names(.workloads))]
+    InterfaceContested {
+        /// Interface name.
+        name: String,
+        /// Who names it.
+        workloads: Vec<WorkloadName>,
+    },
+    /// Nothing matches now: normal for what is not running.
+    #[error("{workload} is not here: nothing matches {place}")]
+    Absent {
+        /// Who.
+        workload: WorkloadName,
+        /// Its place, as in YAML (`unit: foo.service`).
+        place: String,
+    },
+    /// Not a glob.
+    #[error("{workload} cannot be placed: {place} is not a valid pattern: {reason}")]
+    BadPattern {
+        /// Who.
+        workload: WorkloadName,
+        /// Its place, as in YAML.
+        place: String,
+        /// Why not.
+        reason: String,
+    },
+}
+
+impl Problem {
+    /// Whether enforcement is not what the policy says, as opposed to something not running.
+    pub fn is_error(&self) -> bool {
+        !matches!(self, Self::Absent { .. })
+    }
+}
+
+/// Places every workload that has a place. Building the matchers of many globs takes a while:
+/// keep a [`Placer`] where the workloads stay and only the snapshot changes.
+pub fn place(workloads: &[Workload], snapshot: &Snapshot) -> Placement {
+    Placer::new(workloads).place(snapshot)
+}
+
+/// The workloads of one policy, prepared for [`Placer::place`].
+#[derive(Debug)]
+pub struct Placer<'a> {
+    workloads: &'a [Workload],
+    cgroups: Claims,
+    units: Claims,
+    /// What decides which cgroups may get a child that a workload claims.
+    ancestors: Vec<AncestorPattern>,
+    claims_units: bool,
+    problems: Vec<Problem>,
+    /// Workloads whose pattern is in [`Self::problems`].
+    unplaceable: BTreeSet<usize>,
+}
+
+impl<'a> Placer<'a> {
+    /// Prepares the workloads' patterns.
+    pub fn new(workloads: &'a [Workload]) -> Self {
+        let mut cgroups = ClaimsBuilder::default();
+        let mut units = ClaimsBuilder::default();
+        let mut ancestors = BTreeSet::new();
+        let mut problems = Vec::new();
+        let mut unplaceable = BTreeSet::new();
+        for (index, workload) in workloads.iter().enumerate() {
+            let Some(place) = &workload.place else {
+                continue;
+            };
+            let added = match place {
+                Place::Interface(_) => Ok(()),
+                Place::Cgroup(pattern) => {
+                    let pattern = normalized(pattern);
+                    let added = cgroups.add_cgroup(index, &pattern);
+                    ancestors.insert(pattern);
+                    added
+                }
+                Place::Unit(pattern) => units.add_unit(index, pattern),
+            };
+            if let Err(e) = added {
+                unplaceable.insert(index);
+                problems.push(Problem::BadPattern {
+                    workload: name_of(workload),
+                    place: describe(place),
+                    reason: e.kind().to_string(),
+                });
+            }
+        }
+        Self {
+            workloads,
+            claims_units: !units.is_empty(),
+            cgroups: cgroups.build(),
+            units: units.build(),
+            ancestors: ancestors.iter().map(|p| AncestorPattern::new(p)).collect(),
+            problems,
+            unplaceable,
+        }
+    }
+
+    /// Places the workloads.
+    pub fn place(&self, snapshot: &Snapshot) -> Placement {
+        let mut placement = Placement {
+            problems: self.problems.clone(),
+            ..Placement::default()
+        };
+        let mut placed = self.unplaceable.clone();
+        let contested = self.place_cgroups(snapshot, &mut placement, &mut placed);
+        self.place_interfaces(snapshot, &mut placement, &mut placed);
+        placement.unknown = self.unknown(snapshot, &placement.endpoints, &contested);
+        placement.endpoints.sort_by(|a, b| a.key.cmp(&b.key));
+        for (index, workload) in self.workloads.iter().enumerate() {
+            if let Some(place) = &workload.place
+                && !placed.contains(&index)
+            {
+                placement.problems.push(Problem::Absent {
+                    workload: name_of(workload),
+                    place: describe(place),
+                });
+            }
+        }
+        placement
+    }
+
+    /// Returns the contested cgroups.
+    fn place_cgroups<'s>(
+        &self,
+        snapshot: &'s Snapshot,
+        placement: &mut Placement,
+        placed: &mut BTreeSet<usize>,
+    ) -> BTreeSet<&'s str> {
+        let mut contested = BTreeSet::new();
+        for (path, id) in &snapshot.cgroups {
+            let mut claims = self.cgroups.of(path);
+            if self.claims_units
+                && let Some(address) = address_of_cgroup(path)
+            {
+                claims.extend(self.units.of(&address));
+            }
+            placed.extend(&claims);
+            let mut claims = claims.into_iter();
+            match (claims.next(), claims.next()) {
+                (None, _) => {}
+                (Some(index), None) => placement.endpoints.push(PlacedEndpoint {
+                    key: self.key(index, format!("cgroup:{path}")),
+                    workload: index,
+                    place: EndpointPlace::Cgroup {
+                        id: *id,
+                        path: path.clone(),
+                    },
+                    unit: unit_of_cgroup(path).map(str::to_owned),
+                }),
+                (Some(first), Some(second)) => {
+                    contested.insert(path.as_str());
+                    placement.problems.push(Problem::CgroupContested {
+                        path: path.clone(),
+                        workloads: self.names([first, second].into_iter().chain(claims)),
+                    });
+                }
+            }
+        }
+        contested
+    }
+
+    fn place_interfaces(
+        &self,
+        snapshot: &Snapshot,
+        placement: &mut Placement,
+        placed: &mut BTreeSet<usize>,
+    ) {
+        let mut claims: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+        for (index, workload) in self.workloads.iter().enumerate() {
+            if let Some(Place::Interface(name)) = &workload.place {
+                claims.entry(name).or_default().push(index);
+            }
+        }
+        for (name, claims) in claims {
+            if let [index] = claims[..] {
+                if let Some(interface) = snapshot.interface(name) {
+                    placed.insert(index);
+                    placement.endpoints.push(PlacedEndpoint {
+                        key: self.key(index, format!("interface:{name}")),
+                        workload: index,
+                        place: EndpointPlace::Interface {
+                            ifindex: interface.ifindex,
+                            name: name.to_owned(),
+                        },
+                        unit: None,
+                    });
+                }
+            } else {
+                placed.extend(&claims);
+                placement.problems.push(Problem::InterfaceContested {
+                    name: name.to_owned(),
+                    workloads: self.names(claims.into_iter()),
+                });
+            }
+        }
+    }
+
+    /// See [`Placement::unknown`]. Nothing below an endpoint is unknown: it is the endpoint's.
+    fn unknown(
+        &self,
+        snapshot: &Snapshot,
+        endpoints: &[PlacedEndpoint],
+        contested: &BTreeSet<&str>,
+    ) -> Vec<EndpointPlace> {
+        let enrolled: BTreeSet<&str> = endpoints
+            .iter()
+            .filter_map(|e| match &e.place {
+                EndpointPlace::Cgroup { path, .. } => Some(path.as_str()),
+                _ => None,
+            })
+            .collect();
+        let mut parents: BTreeSet<&str> = BTreeSet::new();
+        if self.claims_units {
+            parents.extend(unit_parents(snapshot));
+        }
+        for path in snapshot.cgroups.keys() {
+            if self.ancestors.iter().any(|p| p.may_have_child(path)) {
+                parents.insert(path);
+            }
+            if contested.contains(path.as_str()) {
+                parents.extend(parent(path));
+            }
+        }
+        let mut unknown = Vec::new();
+        for (path, id) in &snapshot.cgroups {
+            if ancestors_and_self(path).any(|p| enrolled.contains(p)) {
+                continue;
+            }
+            if parents.contains(path.as_str()) {
+                unknown.push(EndpointPlace::Pending { id: *id });
+            } else if !contested.contains(path.as_str())
+                && parent(path).is_some_and(|p| parents.contains(p))
+            {
+                unknown.push(EndpointPlace::NoWorkload { id: *id });
+            }
+        }
+        unknown
+    }
+
+    fn key(&self, index: usize, place: String) -> EndpointKey {
+        let workload = &self.workloads[index];
+        EndpointKey {
+            namespace: workload.namespace.clone(),
+            workload: workload.name.clone(),
+            place,
+        }
+    }
+
+    fn names(&self, indices: impl Iterator<Item = usize>) -> Vec<WorkloadName> {
+        indices.map(|i| name_of(&self.workloads[i])).collect()
+    }
+}
+
+/// Which workloads claim a path or a unit's address.
+#[derive(Debug)]
+struct Claims {
+    exact: HashMap<String, Vec<usize>>,
+    globs: GlobSet,
+    /// The workload of each glob of the set.
+    owners: Vec<usize>,
+}
+
+impl Claims {
+    fn of(&self, text: &str) -> BTreeSet<usize> {
+        let mut claims = BTreeSet::new();
+        if let Some(exact) = self.exact.get(text) {
+            claims.extend(exact);
+        }
+        if !self.owners.is_empty() {
+            claims.extend(self.globs.matches(text).into_iter().map(|i| self.owners[i]));
+        }
+        claims
+    }
+}
+
+#[derive(Default)]
+struct ClaimsBuilder {
+    exact: HashMap<String, Vec<usize>>,
+    globs: Vec<globset::Glob>,
+    owners: Vec<usize>,
+}
+
+impl ClaimsBuilder {
+    fn add_cgroup(&mut self, owner: usize, pattern: &str) -> Result<(), globset::Error> {
+        if has_wildcard(pattern) {
+            self.add_glob(owner, unit_glob(pattern)?);
+        } else {
+            self.add_exact(owner, pattern.to_owned());
+        }
+        Ok(())
+    }
+
+    fn add_unit(&mut self, owner: usize, pattern: &str) -> Result<(), globset::Error> {
+        match UnitPattern::parse(pattern)? {
+            UnitPattern::Exact(address) => self.add_exact(owner, address),
+            UnitPattern::Glob(glob) => self.add_glob(owner, glob.glob().clone()),
+        }
+        Ok(())
+    }
+
+    fn add_exact(&mut self, owner: usize, text: String) {
+        self.exact.entry(text).or_default().push(owner);
+    }
+
+    fn add_glob(&mut self, owner: usize, glob: globset::Glob) {
+        self.globs.push(glob);
+        self.owners.push(owner);
+    }
+
+    fn is_empty(&self) -> bool {
+        self.exact.is_empty() && self.owners.is_empty()
+    }
+
+    fn build(self) -> Claims {
+        let mut set = GlobSetBuilder::new();
+        for glob in self.globs {
+            set.add(glob);
+        }
+        Claims {
+            exact: self.exact,
+            // Each glob was compiled by itself before; together they only share automata.
+            globs: set.build().unwrap_or_default(),
+            owners: self.owners,
+        }
+    }
+}
+
+/// The directories on the way to what a cgroup pattern matches.
+#[derive(Debug)]
+struct AncestorPattern {
+    /// One for each component but the last.
+    components: Vec<Component>,
+}
+
+#[derive(Debug)]
+enum Component {
+    Name(String),
+    Glob(Box<GlobMatcher>),
+    /// From here on anything may match: `**`, or a construct that spans components.
+    Anything,
+}
+
+impl AncestorPattern {
+    fn new(pattern: &str) -> Self {
+        let names: Vec<&str> = pattern.split('/').skip(1).collect();
+        let mut components = Vec::new();
+        for (index, name) in names.iter().enumerate() {
+            let last = index + 1 == names.len();
+            let component = if !has_wildcard(name) {
+                Component::Name((*name).to_owned())
+            } else if name.contains("**") {
+                Component::Anything
+            } else {
+                match unit_glob(name) {
+                    Ok(glob) => Component::Glob(Box::new(glob.compile_matcher())),
+                    Err(_) => Component::Anything,
+                }
+            };
+            let anything = matches!(component, Component::Anything);
+            if anything || !last {
+                components.push(component);
+            }
+            if anything {
+                break;
+            }
+        }
+        Self { components }
+    }
+
+    /// Whether a new child of `path` can match the pattern or lead to what does.
+    fn may_have_child(&self, path: &str) -> bool {
+        let mut names = path.split('/').filter(|n| !n.is_empty());
+        for component in &self.components {
+            if let Component::Anything = component {
+                return true;
+            }
+            let Some(name) = names.next() else {
+                return true;
+            };
+            let matches = match component {
+                Component::Name(wanted) => wanted == name,
+                Component::Glob(glob) => glob.is_match(name),
+                Component::Anything => true,
+            };
+            if !matches {
+                return false;
+            }
+        }
+        names.next().is_none()
+    }
+}
+
+/// Where the host's service manager can start a unit: in its slices, and in what they are in.
+/// (A unit's slice is a setting of the unit, so its name says nothing about the place.)
+fn unit_parents(snapshot: &Snapshot) -> impl Iterator<Item = &str> {
+    snapshot
+        .cgroups
+        .keys()
+        .filter(|path| address_of_cgroup(path).is_some_and(|address| !address.contains('/')))
+        .flat_map(|path| {
+            let own = is_slice(path).then_some(path.as_str());
+            own.into_iter().chain(ancestors_and_self(path).skip(1))
+        })
+        .chain(["/"])
+}
+
+fn parent(path: &str) -> Option<&str> {
+    match path.rsplit_once('/') {
+        Some(("", "")) | None => None,
+        Some(("", _)) => Some("/"),
+        Some((parent, _)) => Some(parent),
+    }
+}
+
+fn ancestors_and_self(path: &str) -> impl Iterator<Item = &str> {
+    std::iter::successors(Some(path), |p| parent(p))
+}
+
+/// A leading `/`, none at the end, none doubled.
+fn normalized(pattern: &str) -> String {
+    let mut path = String::new();
+    for name in pattern.split('/').filter(|n| !n.is_empty()) {
+        path.push('/');
+        path.push_str(name);
+    }
+    if path.is_empty() {
+        path.push('/');
+    }
+    path
+}
+
+fn describe(place: &Place) -> String {
+    match place {
+        Place::Cgroup(pattern) => format!("cgroup: {pattern}"),
+        Place::Unit(pattern) => format!("unit: {pattern}"),
+        Place::Interface(name) => format!("interface: {name}"),
+    }
+}
+
+fn name_of(workload: &Workload) -> WorkloadName {
+    WorkloadName {
+        namespace: workload.namespace.clone(),
+        name: workload.name.clone(),
+        origin: workload.origin.clone(),
+    }
+}
+
+fn names(workloads: &[WorkloadName]) -> String {
+    let names: Vec<String> = workloads.iter().map(WorkloadName::to_string).collect();
+    names.join(" and ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::inventory::Interface;
+
+    fn workload(name: &str, place: Place) -> Workload {
+        Workload {
+            namespace: "default".into(),
+            name: name.into(),
+            origin: Origin {
+                file: "w.yaml".into(),
+                line: 1,
+                column: 1,
+                commit: None,
+            },
+            labels: BTreeMap::new(),
+            spiffe_id: None,
+            addresses: Vec::new(),
+            place: Some(place),
+        }
+    }
+
+    fn cgroup(name: &str, pattern: &str) -> Workload {
+        workload(name, Place::Cgroup(pattern.into()))
+    }
+
+    fn unit(name: &str, pattern: &str) -> Workload {
+        workload(name, Place::Unit(pattern.into()))
+    }
+
+    /// Ids count up from 1 in the order of `paths`.
+    fn snapshot(paths: &[&str]) -> Snapshot {
+        Snapshot {
+            cgroups: (1..)
+                .zip(paths)
+                .map(|(id, p)| ((*p).to_owned(), id))
+                .collect(),
+            ..Snapshot::default()
+        }
+    }
+
+    fn endpoints(placement: &Placement) -> Vec<(&str, &str)> {
+        placement
+            .endpoints
+            .iter()
+            .map(|e| (e.key.workload.as_str(), e.key.place.as_str()))
+            .collect()
+    }
+
+    fn pending(id: u64) -> EndpointPlace {
+        EndpointPlace::Pending { id }
+    }
+
+    fn nobody(id: u64) -> EndpointPlace {
+        EndpointPlace::NoWorkload { id }
+    }
+
+    #[test]
+    fn every_match_of_a_glob_is_an_endpoint_and_a_star_stays_in_its_component() {
+        let host = snapshot(&["/", "/app", "/app/a", "/app/a/deep", "/app/b"]);
+        let one = [cgroup("one", "/app/*")];
+        let found = place(&one, &host);
+        assert_eq!(
+            endpoints(&found),
+            [("one", "cgroup:/app/a"), ("one", "cgroup:/app/b")]
+        );
+        let all = [cgroup("all", "app/**")];
+        assert_eq!(place(&all, &host).endpoints.len(), 3);
+        assert!(found.problems.is_empty());
+    }
+
+    #[test]
+    fn ids_follow_the_snapshot_and_keys_do_not() {
+        let workloads = [cgroup("web", "/app/web")];
+        let before = place(&workloads, &snapshot(&["/app/web"]));
+        let after = place(&workloads, &snapshot(&["/", "/app/web"]));
+        assert_eq!(before.endpoints[0].key, after.endpoints[0].key);
+        assert_ne!(before.endpoints[0].place, after.endpoints[0].place);
+    }
+
+    #[test]
+    fn units_are_found_wherever_their_slice_is() {
+        let host = snapshot(&[
+            "/",
+            "/system.slice",
+            "/system.slice/web.service",
+            "/system.slice/web.service/nested",
+            "/apps.slice",
+            "/apps.slice/web@a.service",
+            "/user.slice/user@7.service/web.service",
+        ]);
+        let workloads = [
+            unit("web", "web.service"),
+            unit("many", "web@*.service"),
+            unit("user", "user@7.service/web.service"),
+        ];
+        let found = place(&workloads, &host);
+        assert_eq!(
+            endpoints(&found),
+            [
+                ("many", "cgroup:/apps.slice/web@a.service"),
+                ("user", "cgroup:/user.slice/user@7.service/web.service"),
+                ("web", "cgroup:/system.slice/web.service"),
+            ]
+        );
+        assert_eq!(found.endpoints[2].unit.as_deref(), Some("web.service"));
+    }
+
+    #[test]
+    fn what_two_claim_is_nobodys_and_unknown() {
+        let host = snapshot(&["/", "/app", "/app/a"]);
+        let found = place(&[cgroup("x", "/app/a"), cgroup("y", "/app/?")], &host);
+        assert!(found.endpoints.is_empty());
+        let [problem] = &found.problems[..] else {
+            panic!("{:?}", found.problems)
+        };
+        assert!(problem.is_error());
+        assert_eq!(
+            problem.to_string(),
+            "cgroup /app/a is claimed by default/x (w.yaml:1) and default/y (w.yaml:1); \
+             it is none of them until only one does"
+        );
+        assert!(!found.unknown.contains(&nobody(3)), "it must not get away");
+        assert!(found.unknown.contains(&pending(2)));
+    }
+
+    #[test]
+    fn absence_is_stated_but_no_error() {
+        let workloads = [
+            cgroup("gone", "/nowhere"),
+            workload("veth", Place::Interface("veth0".into())),
+        ];
+        let found = place(&workloads, &snapshot(&["/"]));
+        assert_eq!(found.problems.len(), 2);
+        assert!(found.problems.iter().all(|p| !p.is_error()));
+        assert_eq!(
+            found.problems[0].to_string(),
+            "default/gone (w.yaml:1) is not here: nothing matches cgroup: /nowhere"
+        );
+    }
+
+    #[test]
+    fn interfaces_are_placed_by_name() {
+        let mut host = snapshot(&["/"]);
+        host.interfaces.push(Interface {
+            ifindex: 7,
+            name: "veth0".into(),
+            up: true,
+            loopback: false,
+            kind: Some("veth".into()),
+            peer: Some(2),
+            peer_netns: Some(0),
+            controller: None,
+        });
+        let mut workloads = vec![workload("pod", Place::Interface("veth0".into()))];
+        let found = place(&workloads, &host);
+        assert_eq!(
+            found.endpoints[0].place,
+            EndpointPlace::Interface {
+                ifindex: 7,
+                name: "veth0".into()
+            }
+        );
+        workloads.push(workload("pod2", Place::Interface("veth0".into())));
+        let found = place(&workloads, &host);
+        assert!(found.endpoints.is_empty());
+        assert!(found.problems[0].is_error());
+    }
+
+    #[test]
+    fn new_children_of_a_globs_parent_wait_and_known_strangers_do_not() {
+        let host = snapshot(&["/", "/app", "/app/other", "/app/web-1", "/else", "/else/x"]);
+        let found = place(&[cgroup("web", "/app/web-*")], &host);
+        assert_eq!(
+            found.unknown,
+            [pending(1), pending(2), nobody(3), nobody(5)]
+        );
+    }
+
+    #[test]
+    fn every_directory_on_the_way_to_a_match_waits() {
+        let host = snapshot(&["/", "/app", "/app/x", "/app/x/worker", "/app/x/y", "/b"]);
+        let found = place(&[cgroup("worker", "/app/*/worker")], &host);
+        assert_eq!(
+            found.unknown,
+            [pending(1), pending(2), pending(3), nobody(5), nobody(6)]
+        );
+        let deep = place(&[cgroup("deep", "/app/**/worker")], &host);
+        assert_eq!(
+            deep.unknown,
+            [pending(1), pending(2), pending(3), pending(5), nobody(6)]
+        );
+    }
+
+    #[test]
+    fn nothing_below_an_endpoint_is_unknown() {
+        let host = snapshot(&["/", "/app", "/app/sub", "/app/sub/y"]);
+        let workloads = [cgroup("app", "/app"), cgroup("x", "/app/sub/x*")];
+        assert_eq!(place(&workloads, &host).unknown, [pending(1)]);
+    }
+
+    #[test]
+    fn units_wait_in_every_slice() {
+        let host = snapshot(&[
+            "/",
+            "/init.scope",
+            "/system.slice",
+            "/system.slice/a.service",
+            "/system.slice/b.service",
+            "/system.slice/b.service/nested",
+        ]);
+        let found = place(&[unit("a", "a*.service")], &host);
+        assert_eq!(
+            found.unknown,
+            [pending(1), nobody(2), pending(3), nobody(5)]
+        );
+    }
+
+    #[test]
+    fn a_bad_pattern_is_an_error_of_its_workload_only() {
+        let host = snapshot(&["/", "/app"]);
+        let found = place(&[cgroup("bad", "/a[b"), cgroup("app", "/app")], &host);
+        assert_eq!(endpoints(&found), [("app", "cgroup:/app")]);
+        assert!(found.problems[0].is_error(), "{:?}", found.problems);
+    }
+
+    #[test]
+    fn nothing_waits_where_no_workload_is_placed() {
+        assert!(place(&[], &snapshot(&["/", "/app"])).unknown.is_empty());
+    }
+}
