@@ -1,1 +1,48 @@
-fn main(){}
+//! The one door to the project: `cargo xtask setup|build|test|demo|bench|lint|package`.
+//!
+//! Every command does the set-up that it needs by itself.
+
+mod build;
+mod demo;
+mod file_rules;
+mod kernel_image;
+mod lint;
+mod setup;
+mod step;
+mod test;
+mod vm;
+mod workspace;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+#[derive(Parser, Debug)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", about, version)]
+struct Xtask {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Get everything that is missing; the other commands do it by themselves
+    Setup(setup::Setup),
+    /// Build the release binary, kernel programs embedded
+    Build,
+    /// Run the whole test suite, or the tests whose names contain FILTER
+    Test(test::Test),
+    /// Show real enforcement in throw-away network namespaces
+    Demo(demo::Demo),
+    /// Format, clippy, licences, documentation, file rules: everything with warnings denied
+    Lint,
+}
+
+fn main() -> Result<()> {
+    match Xtask::parse().command {
+        Command::Setup(setup) => setup.run(),
+        Command::Build => build::run().map(|binary| println!("{}", binary.display())),
+        Command::Test(test) => test.run(),
+        Command::Demo(demo) => demo.run(),
+        Command::Lint => lint::run(),
+    }
+}

@@ -1,0 +1,364 @@
+//! `cargo xtask test`: the whole suite on this kernel, or the enforcement tests on another one.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::{BufRead, BufReader},
+    path::PathBuf,
+    process::{Command, Stdio},
+    time::Instant,
+};
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use serde::Deserialize;
+
+use crate::{
+    kernel_image::{self, Release},
+    setup::{self, Purpose},
+    step, vm, workspace,
+};
+
+/// The test binaries that must pass on every kernel are those of the `tests` package whose
+/// names start so: `tests/tests/kernel_*.rs`.
+const EVERY_KERNEL: &str = "kernel_";
+
+/// `cargo xtask test`.
+#[derive(Args, Debug)]
+pub struct Test {
+    /// Only tests whose names contain this
+    filter: Option<String>,
+    /// Run the enforcement tests under this kernel, in a virtual machine
+    #[arg(long, value_name = "VERSION")]
+    kernel: Option<Release>,
+    /// How many random cases each property test makes
+    #[arg(long, value_name = "N")]
+    cases: Option<u32>,
+    /// Leave out what takes minutes
+    #[arg(long)]
+    short: bool,
+}
+
+impl Test {
+    /// Sets up, builds, runs, sums up.
+    pub fn run(self) -> Result<()> {
+        match self.kernel {
+            None => self.here(),
+            Some(release) => self.on(release),
+        }
+    }
+
+    /// What tests read from their environment.
+    fn settings(&self) -> Vec<(&'static str, String)> {
+        let mut settings = vec![(
+            "ENFORCER_BIN",
+            workspace::target()
+                .join("debug/enforcer")
+                .display()
+                .to_string(),
+        )];
+        if let Some(cases) = self.cases {
+            settings.push(("PROPTEST_CASES", cases.to_string()));
+        }
+        if self.short {
+            settings.push(("ENFORCER_TEST_SHORT", "1".to_owned()));
+        }
+        settings
+    }
+
+    fn here(&self) -> Result<()> {
+        if !workspace::is_root() {
+            bail!(
+                "many tests load kernel programs and make network namespaces: run as root \
+                 (without root, `cargo test -p enforcer -p enforcer-common` runs the rest)"
+            );
+        }
+        setup::ensure(&[Purpose::Build, Purpose::Test])?;
+        build_binaries()?;
+        let mut cargo = workspace::cargo();
+        cargo
+            .args([
+                "test",
+                "--workspace",
+                "--exclude",
+                "enforcer-ebpf",
+                "--no-fail-fast",
+            ])
+            .args(&self.filter)
+            .envs(self.settings());
+        step::say("running the tests");
+        Summary::of(&mut cargo)?.conclude()
+    }
+
+    fn on(&self, release: Release) -> Result<()> {
+        setup::ensure(&[Purpose::Build, Purpose::Kernel])?;
+        let kernel = kernel_image::ensure(release)?;
+        build_binaries()?;
+        let binaries = kernel_test_binaries()?;
+        let script = self.guest_script(&binaries);
+        step::say(&format!(
+            "running {} test programs under Linux {}",
+            binaries.len(),
+            kernel.version
+        ));
+        let started = Instant::now();
+        let run = vm::Machine::new(&kernel).run(&script)?;
+        let mut summary = Summary {
+            started,
+            ..Summary::default()
+        };
+        for line in run.console.lines() {
+            summary.note(line);
+        }
+        summary.failed_outright = run.exit_code != 0;
+        if summary.results == 0 && run.exit_code == 0 {
+            bail!("the machine ran no test at all");
+        }
+        summary
+            .conclude()
+            .with_context(|| format!("under Linux {}", kernel.version))
+    }
+    /// What the guest runs: one test program after the other, one test at a time, since they
+    /// share the machine and emulation is slow enough as it is.
+    fn guest_script(&self, binaries: &[PathBuf]) -> String {
+        let mut lines: Vec<String> = self
+            .settings()
+            .iter()
+            .map(|(name, value)| format!("export {name}={}", quoted(value)))
+            .collect();
+        let tests = workspace::root().join("tests");
+        lines.push(format!("cd {}", quoted(&tests.display().to_string())));
+        lines.push("export RUST_BACKTRACE=1 CARGO_MANIFEST_DIR=$PWD; failed=0".to_owned());
+        let filter = self.filter.as_deref().map(quoted).unwrap_or_default();
+        for binary in binaries {
+            let binary = quoted(&binary.display().to_string());
+            lines.push(format!("echo '     Running' {binary}"));
+            lines.push(format!("{binary} --test-threads=1 {filter} || failed=1"));
+        }
+        lines.push("exit $failed\n".to_owned());
+        lines.join("\n")
+    }
+}
+
+/// Tests and demo start the real programs; `cargo test` alone does not promise to build them.
+fn build_binaries() -> Result<()> {
+    let mut cargo = workspace::cargo();
+    cargo.args([
+        "build",
+        "--workspace",
+        "--exclude",
+        "enforcer-ebpf",
+        "--bins",
+    ]);
+    step::openly("building", &mut cargo)
+}
+
+/// Builds the enforcement tests and returns where they are.
+fn kernel_test_binaries() -> Result<Vec<PathBuf>> {
+    let sources = workspace::root().join("tests/tests");
+    let mut names: Vec<String> = fs::read_dir(&sources)
+        .with_context(|| format!("cannot read {}", sources.display()))?
+        .filter_map(Result::ok)
+        .filter_map(|entry| entry.path().file_stem()?.to_str().map(str::to_owned))
+        .filter(|name| name.starts_with(EVERY_KERNEL))
+        .collect();
+    names.sort();
+    if names.is_empty() {
+        bail!("there is no {}/{EVERY_KERNEL}*.rs", sources.display());
+    }
+    let mut cargo = workspace::cargo();
+    cargo.args([
+        "test",
+        "--package",
+        "tests",
+        "--no-run",
+        "--message-format",
+        "json-render-diagnostics",
+    ]);
+    for name in &names {
+        cargo.args(["--test", name]);
+    }
+    step::say("building the enforcement tests");
+    let built = cargo
+        .stdout(Stdio::piped())
+        .stderr(Stdio::inherit())
+        .output()?;
+    if !built.status.success() {
+        bail!("the enforcement tests do not compile");
+    }
+    let mut found = BTreeMap::new();
+    for line in String::from_utf8_lossy(&built.stdout).lines() {
+        if let Ok(Artifact {
+            target,
+            executable: Some(executable),
+        }) = serde_json::from_str(line)
+        {
+            found.insert(target.name, executable);
+        }
+    }
+    names
+        .iter()
+        .map(|name| {
+            found
+                .remove(name)
+                .with_context(|| format!("cargo built no program for {name}"))
+        })
+        .collect()
+}
+
+/// What we read of a `compiler-artifact` message of cargo.
+#[derive(Deserialize)]
+struct Artifact {
+    target: ArtifactTarget,
+    executable: Option<PathBuf>,
+}
+
+#[derive(Deserialize)]
+struct ArtifactTarget {
+    name: String,
+}
+
+/// A word that the shell takes as it is.
+fn quoted(word: &str) -> String {
+    format!("'{}'", word.replace('\'', r"'\''"))
+}
+
+/// The sum over all test programs.
+struct Summary {
+    started: Instant,
+    /// Test programs that ended with a result line.
+    results: usize,
+    passed: u64,
+    failed: u64,
+    ignored: u64,
+    /// Names of the tests that failed.
+    failures: Vec<String>,
+    /// The run as a whole failed, whatever the lines say.
+    failed_outright: bool,
+}
+
+impl Default for Summary {
+    fn default() -> Self {
+        Self {
+            started: Instant::now(),
+            results: 0,
+            passed: 0,
+            failed: 0,
+            ignored: 0,
+            failures: Vec::new(),
+            failed_outright: false,
+        }
+    }
+}
+
+impl Summary {
+    /// Runs cargo test, passes its output on and reads along.
+    fn of(cargo: &mut Command) -> Result<Self> {
+        let mut summary = Self::default();
+        let mut child = cargo
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("cannot start cargo")?;
+        let pipe = child
+            .stdout
+            .take()
+            .context("the output of cargo was asked for")?;
+        for line in BufReader::new(pipe).split(b'\n') {
+            let line = line?;
+            let line = String::from_utf8_lossy(&line);
+            println!("{line}");
+            summary.note(&line);
+        }
+        summary.failed_outright = !child.wait()?.success();
+        Ok(summary)
+    }
+
+    /// Reads one line of a test program's output (the format of Rust's test harness).
+    fn note(&mut self, line: &str) {
+        let line = line.trim_end();
+        if let Some(rest) = line.strip_prefix("test result: ") {
+            self.results += 1;
+            let mut before = "";
+            for word in rest.split([' ', ';']).filter(|word| !word.is_empty()) {
+                let count = || before.parse::<u64>().unwrap_or(0);
+                match word {
+                    "passed" => self.passed += count(),
+                    "failed" => self.failed += count(),
+                    "ignored" => self.ignored += count(),
+                    _ => {}
+                }
+                before = word;
+            }
+        } else if let Some(name) = line
+            .strip_prefix("test ")
+            .and_then(|rest| rest.strip_suffix(" ... FAILED"))
+        {
+            self.failures.push(name.to_owned());
+        }
+    }
+
+    /// Prints the sum as one more result line, last of all.
+    fn conclude(&self) -> Result<()> {
+        let failed = self.failed > 0 || self.failed_outright;
+        println!("\n{} test programs", self.results);
+        for name in &self.failures {
+            println!("failed: {name}");
+        }
+        println!(
+            "test result: {}. {} passed; {} failed; {} ignored; in total, finished in {:.1}s",
+            if failed { "FAILED" } else { "ok" },
+            self.passed,
+            self.failed,
+            self.ignored,
+            self.started.elapsed().as_secs_f64(),
+        );
+        if failed {
+            bail!("tests failed");
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sums_result_lines_and_names_failures() {
+        let mut summary = Summary::default();
+        for line in [
+            "test lab::one ... ok",
+            "test lab::two ... FAILED",
+            "test result: FAILED. 1 passed; 1 failed; 0 ignored; 0 measured; 3 filtered out; finished in 0.01s",
+            "test result: ok. 40 passed; 0 failed; 2 ignored; 0 measured; 0 filtered out; finished in 1.00s\r",
+        ] {
+            summary.note(line);
+        }
+        assert_eq!(
+            (
+                summary.results,
+                summary.passed,
+                summary.failed,
+                summary.ignored
+            ),
+            (2, 41, 1, 2)
+        );
+        assert_eq!(summary.failures, ["lab::two"]);
+        assert!(summary.conclude().is_err());
+    }
+
+    #[test]
+    fn a_run_that_ends_badly_fails_without_a_failed_test() {
+        let summary = Summary {
+            failed_outright: true,
+            ..Summary::default()
+        };
+        assert!(summary.conclude().is_err());
+        assert!(Summary::default().conclude().is_ok());
+    }
+
+    #[test]
+    fn quotes_survive_the_shell() {
+        assert_eq!(quoted("it's"), r"'it'\''s'");
+    }
+}
