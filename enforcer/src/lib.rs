@@ -9,3 +9,7 @@ pub mod datapath;
 pub mod inventory;
 pub mod observe;
 pub mod policy;
+pub mod sd_notify;
+pub mod state;
+pub mod supervisor;
+pub mod watch;

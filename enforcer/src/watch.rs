@@ -1,0 +1,552 @@
+//! Watching a policy tree, whatever way it is changed: editors that rename, links that are
+//! swapped (git-sync's work tree, a ConfigMap's `..data`), directories that go and return.
+//!
+//! Every directory of the tree is watched, and for every link on the way to it or in it the
+//! directory that holds the link. Which these are is found anew after every burst of events.
+//! A slow poll is the safety net for file systems that send no events and for full queues.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashSet},
+    ffi::{OsStr, OsString},
+    fs, io,
+    os::unix::fs::MetadataExt,
+    path::{Component, Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use notify::{
+    Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher,
+    event::{AccessKind, AccessMode},
+};
+use sha2::{Digest, Sha256};
+use tokio::{
+    sync::{Notify, mpsc},
+    time::{Instant, sleep_until},
+};
+use tracing::{debug, warn};
+
+/// How patient the watcher is.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// A burst of changes is over when nothing happened for this long.
+    pub quiet: Duration,
+    /// A burst is announced after this long even if it goes on.
+    pub at_most: Duration,
+    /// Between looks at a tree that sends no events.
+    pub poll: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self {
+            quiet: Duration::from_millis(50),
+            at_most: Duration::from_millis(500),
+            poll: Duration::from_secs(10),
+        }
+    }
+}
+
+/// A watched tree.
+#[derive(Debug)]
+pub struct TreeWatch {
+    root: PathBuf,
+    patience: Patience,
+    watcher: RecommendedWatcher,
+    events: mpsc::UnboundedReceiver<notify::Result<Event>>,
+    watched: BTreeMap<PathBuf, WatchedDirectory>,
+    fingerprint: Fingerprint,
+}
+
+/// Why watching failed.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot watch the policy tree {}: {source}", root.display())]
+pub struct WatchError {
+    root: PathBuf,
+    source: notify::Error,
+}
+
+/// A directory that matters.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct WatchedDirectory {
+    /// Device and inode: a directory that was replaced must be watched anew.
+    inode: (u64, u64),
+    /// Which entries matter.
+    names: Names,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Names {
+    All,
+    Only(BTreeSet<OsString>),
+}
+
+/// What the tree looks like from outside: changes with every change that the clock shows.
+type Fingerprint = [u8; 32];
+
+/// Links that are followed before it is taken for a circle (`MAXSYMLINKS` in
+/// include/linux/namei.h).
+const MOST_LINKS: usize = 40;
+/// As deep as policy trees are read.
+const DEEPEST: usize = 32;
+/// Surveys in a row: a tree that grows for longer is looked at again at its next event.
+const MOST_SURVEYS: usize = 8;
+
+impl TreeWatch {
+    /// Starts watching; whatever changes from now on is announced by [`TreeWatch::run`].
+    pub fn start(root: &Path, patience: Patience) -> Result<Self, WatchError> {
+        let fail = |source| WatchError {
+            root: root.to_owned(),
+            source,
+        };
+        let absolute = std::path::absolute(root).map_err(|e| fail(e.into()))?;
+        let (sender, events) = mpsc::unbounded_channel();
+        // Unbounded, because the watcher's thread must not wait; it is drained at once.
+        let watcher = notify::recommended_watcher(move |event| {
+            let _ = sender.send(event);
+        })
+        .map_err(fail)?;
+        let mut watch = Self {
+            root: absolute,
+            patience,
+            watcher,
+            events,
+            watched: BTreeMap::new(),
+            fingerprint: Fingerprint::default(),
+        };
+        // Again while it finds more: what came into a directory before it was watched.
+        for _ in 0..MOST_SURVEYS {
+            if !watch.rewatch(Survey::of(&watch.root)) {
+                break;
+            }
+        }
+        Ok(watch)
+    }
+
+    /// Announces every change, one a burst, until the watcher ends, which it does not.
+    pub async fn run(mut self, changed: Arc<Notify>) -> io::Error {
+        let mut burst: Option<(Instant, Instant)> = None;
+        let mut poll = Instant::now() + self.patience.poll;
+        loop {
+            let due = burst.map_or(poll, |(first, last)| {
+                (last + self.patience.quiet).min(first + self.patience.at_most)
+            });
+            tokio::select! {
+                event = self.events.recv() => match event {
+                    None => return io::Error::other("the file watcher ended"),
+                    Some(event) => if self.matters(&event) {
+                        let now = Instant::now();
+                        burst = Some((burst.map_or(now, |(first, _)| first), now));
+                    },
+                },
+                () = sleep_until(due) => {
+                    let before = self.fingerprint;
+                    for _ in 0..MOST_SURVEYS {
+                        let root = self.root.clone();
+                        match tokio::task::spawn_blocking(move || Survey::of(&root)).await {
+                            Ok(survey) => if !self.rewatch(survey) { break },
+                            Err(error) => return error.into(),
+                        }
+                    }
+                    if burst.take().is_some() || self.fingerprint != before {
+                        debug!(root = %self.root.display(), "the policy tree changed");
+                        changed.notify_one();
+                    }
+                    poll = Instant::now() + self.patience.poll;
+                }
+            }
+        }
+    }
+
+    fn matters(&self, event: &notify::Result<Event>) -> bool {
+        let event = match event {
+            Ok(event) => event,
+            Err(error) => {
+                debug!(%error, "the file watcher reports an error");
+                return true;
+            }
+        };
+        if event.need_rescan() || event.paths.is_empty() {
+            return true;
+        }
+        // Looking at a file is no change, and the enforcer looks at all of them.
+        if matches!(event.kind, EventKind::Access(kind) if kind != AccessKind::Close(AccessMode::Write))
+        {
+            return false;
+        }
+        event.paths.iter().any(|path| {
+            // About a watched directory itself, or about an entry of one.
+            let own = self
+                .watched
+                .get(path)
+                .is_some_and(|d| d.names == Names::All);
+            let entry = path
+                .parent()
+                .and_then(|parent| self.watched.get(parent))
+                .is_some_and(|d| match (&d.names, path.file_name()) {
+                    (Names::All, _) => true,
+                    (Names::Only(names), Some(name)) => names.contains(name),
+                    (Names::Only(_), None) => false,
+                });
+            own || entry
+        })
+    }
+
+    /// Watches what a survey found, and nothing else. Says whether there was something new.
+    fn rewatch(&mut self, survey: Survey) -> bool {
+        for (path, known) in &self.watched {
+            if survey
+                .directories
+                .get(path)
+                .is_none_or(|new| new.inode != known.inode)
+            {
+                // It fails where the kernel has already given up the watch with the directory.
+                let _ = self.watcher.unwatch(path);
+            }
+        }
+        let mut new = false;
+        for (path, directory) in &survey.directories {
+            if self
+                .watched
+                .get(path)
+                .is_some_and(|known| known.inode == directory.inode)
+            {
+                continue;
+            }
+            new = true;
+            if let Err(error) = self.watcher.watch(path, RecursiveMode::NonRecursive) {
+                warn!(
+                    path = %path.display(),
+                    %error,
+                    "cannot watch a directory of the policy tree: its changes are found within {} s",
+                    self.patience.poll.as_secs()
+                );
+            }
+        }
+        self.watched = survey.directories;
+        self.fingerprint = survey.fingerprint;
+        new
+    }
+}
+
+/// A look at the tree as it is now.
+struct Survey {
+    directories: BTreeMap<PathBuf, WatchedDirectory>,
+    fingerprint: Fingerprint,
+}
+
+impl Survey {
+    fn of(root: &Path) -> Self {
+        let mut surveyor = Surveyor {
+            directories: BTreeMap::new(),
+            seen: HashSet::new(),
+            hash: Sha256::new(),
+        };
+        let real = surveyor.follow(root);
+        surveyor.note_file(&real);
+        if real.is_dir() {
+            surveyor.directory(&real, 0);
+        }
+        Self {
+            directories: surveyor.directories,
+            fingerprint: surveyor.hash.finalize().into(),
+        }
+    }
+}
+
+struct Surveyor {
+    directories: BTreeMap<PathBuf, WatchedDirectory>,
+    seen: HashSet<(u64, u64)>,
+    hash: Sha256,
+}
+
+impl Surveyor {
+    /// Resolves a path step by step, and notes every directory entry on the way: any of them
+    /// may be replaced. Returns the place that the path leads to, which may not exist.
+    fn follow(&mut self, path: &Path) -> PathBuf {
+        let mut links = 0;
+        let mut real = PathBuf::from("/");
+        let mut rest: Vec<OsString> = components(path);
+        rest.reverse();
+        while let Some(name) = rest.pop() {
+            if name == ".." {
+                real.pop();
+                continue;
+            }
+            self.note_entry(&real, &name);
+            let step = real.join(&name);
+            match fs::read_link(&step) {
+                Ok(target) if links < MOST_LINKS => {
+                    links += 1;
+                    if target.is_absolute() {
+                        real = PathBuf::from("/");
+                    }
+                    rest.extend(components(&target).into_iter().rev());
+                }
+                _ => real = step,
+            }
+        }
+        real
+    }
+
+    /// Everything below a directory (a real path).
+    fn directory(&mut self, path: &Path, depth: usize) {
+        let Ok(metadata) = fs::metadata(path) else {
+            return;
+        };
+        let inode = (metadata.dev(), metadata.ino());
+        if depth > DEEPEST || !self.seen.insert(inode) {
+            return;
+        }
+        self.directories.insert(
+            path.to_owned(),
+            WatchedDirectory {
+                inode,
+                names: Names::All,
+            },
+        );
+        let Ok(entries) = fs::read_dir(path) else {
+            return;
+        };
+        let mut entries: Vec<_> = entries.flatten().collect();
+        entries.sort_by_key(fs::DirEntry::file_name);
+        for entry in entries {
+            // Hidden entries are not policy; where one is a link's way, the link is followed.
+            if entry.file_name().as_encoded_bytes().starts_with(b".") {
+                continue;
+            }
+            let is_link = entry.file_type().is_ok_and(|kind| kind.is_symlink());
+            let real = if is_link {
+                self.follow(&entry.path())
+            } else {
+                entry.path()
+            };
+            self.note_file(&real);
+            if real.is_dir() {
+                self.directory(&real, depth + 1);
+            }
+        }
+    }
+
+    fn note_entry(&mut self, directory: &Path, name: &OsStr) {
+        let Ok(metadata) = fs::metadata(directory) else {
+            return;
+        };
+        let known = self
+            .directories
+            .entry(directory.to_owned())
+            .or_insert_with(|| WatchedDirectory {
+                inode: (metadata.dev(), metadata.ino()),
+                names: Names::Only(BTreeSet::new()),
+            });
+        if let Names::Only(names) = &mut known.names {
+            names.insert(name.to_owned());
+        }
+    }
+
+    fn note_file(&mut self, path: &Path) {
+        self.hash.update(path.as_os_str().as_encoded_bytes());
+        match fs::metadata(path) {
+            Ok(m) => {
+                for number in [m.dev(), m.ino(), m.size(), u64::from(m.mode())] {
+                    self.hash.update(number.to_le_bytes());
+                }
+                for number in [m.mtime(), m.mtime_nsec(), m.ctime(), m.ctime_nsec()] {
+                    self.hash.update(number.to_le_bytes());
+                }
+            }
+            Err(error) => self
+                .hash
+                .update(error.raw_os_error().unwrap_or(-1).to_le_bytes()),
+        }
+        // Ends the entry, so that two lists of entries cannot join to the same bytes.
+        self.hash.update([0]);
+    }
+}
+
+/// Names on the way of a path, without `.`.
+fn components(path: &Path) -> Vec<OsString> {
+    path.components()
+        .filter_map(|component| match component {
+            Component::Normal(name) => Some(name.to_owned()),
+            Component::ParentDir => Some("..".into()),
+            Component::RootDir | Component::CurDir | Component::Prefix(_) => None,
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use tokio::time::timeout;
+
+    use super::*;
+
+    /// Events only: the poll never comes.
+    const EVENTS: Patience = Patience {
+        quiet: Duration::from_millis(20),
+        at_most: Duration::from_millis(200),
+        poll: Duration::from_secs(3_600),
+    };
+
+    struct Watched {
+        changed: Arc<Notify>,
+        task: tokio::task::JoinHandle<io::Error>,
+    }
+
+    impl Watched {
+        fn start(path: &Path, patience: Patience) -> Self {
+            let changed = Arc::new(Notify::new());
+            let watch = TreeWatch::start(path, patience).unwrap();
+            let task = tokio::spawn(watch.run(changed.clone()));
+            Self { changed, task }
+        }
+
+        async fn expect_change(&self, what: &str) {
+            timeout(Duration::from_secs(5), self.changed.notified())
+                .await
+                .unwrap_or_else(|_| panic!("not noticed: {what}"));
+            // What belongs to the same burst may come a little later on a busy machine.
+            while timeout(Duration::from_millis(100), self.changed.notified())
+                .await
+                .is_ok()
+            {}
+        }
+
+        async fn expect_silence(&self, what: &str) {
+            assert!(
+                timeout(Duration::from_millis(300), self.changed.notified())
+                    .await
+                    .is_err(),
+                "noticed: {what}"
+            );
+        }
+    }
+
+    impl Drop for Watched {
+        fn drop(&mut self) {
+            self.task.abort();
+        }
+    }
+
+    #[tokio::test]
+    async fn editors_write_rename_and_remove() {
+        let root = tempfile::tempdir().unwrap();
+        let tree = root.path().join("tree");
+        fs::create_dir(&tree).unwrap();
+        let watched = Watched::start(&tree, EVENTS);
+        fs::write(tree.join("a.yaml"), "1").unwrap();
+        watched.expect_change("new file").await;
+        fs::write(tree.join("a.yaml~"), "2").unwrap();
+        fs::rename(tree.join("a.yaml~"), tree.join("a.yaml")).unwrap();
+        watched.expect_change("rename over a file").await;
+        fs::create_dir(tree.join("sub")).unwrap();
+        watched.expect_change("new directory").await;
+        fs::write(tree.join("sub/b.yaml"), "1").unwrap();
+        watched.expect_change("file in a new directory").await;
+        fs::remove_file(tree.join("a.yaml")).unwrap();
+        watched.expect_change("removed file").await;
+        fs::read(tree.join("sub/b.yaml")).unwrap();
+        fs::write(root.path().join("other.yaml"), "1").unwrap();
+        watched
+            .expect_silence("reading, and a file beside the tree")
+            .await;
+    }
+
+    #[tokio::test]
+    async fn a_burst_is_one_change() {
+        let root = tempfile::tempdir().unwrap();
+        let patience = Patience {
+            quiet: Duration::from_millis(300),
+            at_most: Duration::from_secs(10),
+            ..EVENTS
+        };
+        let watched = Watched::start(root.path(), patience);
+        for n in 0..50 {
+            fs::write(root.path().join(format!("{n}.yaml")), "1").unwrap();
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        timeout(Duration::from_secs(5), watched.changed.notified())
+            .await
+            .unwrap();
+        watched.expect_silence("the same burst again").await;
+    }
+
+    #[tokio::test]
+    async fn a_config_map_swaps_its_data_link() {
+        let root = tempfile::tempdir().unwrap();
+        let at = |name: &str| root.path().join(name);
+        fs::create_dir(at("..one")).unwrap();
+        fs::write(at("..one/shop.yaml"), "1").unwrap();
+        symlink("..one", at("..data")).unwrap();
+        symlink("..data/shop.yaml", at("shop.yaml")).unwrap();
+        let watched = Watched::start(root.path(), EVENTS);
+        for generation in ["..two", "..three"] {
+            fs::create_dir(at(generation)).unwrap();
+            fs::write(at(generation).join("shop.yaml"), "2").unwrap();
+            symlink(generation, at("..data_tmp")).unwrap();
+            fs::rename(at("..data_tmp"), at("..data")).unwrap();
+            watched.expect_change(generation).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn git_sync_swaps_the_root_itself() {
+        let root = tempfile::tempdir().unwrap();
+        let at = |name: &str| root.path().join(name);
+        for commit in ["worktrees/aaa", "worktrees/bbb"] {
+            fs::create_dir_all(at(commit).join("policies")).unwrap();
+            fs::write(at(commit).join("policies/a.yaml"), commit).unwrap();
+        }
+        symlink("worktrees/aaa", at("current")).unwrap();
+        let watched = Watched::start(&at("current").join("policies"), EVENTS);
+        symlink("worktrees/bbb", at("next")).unwrap();
+        fs::rename(at("next"), at("current")).unwrap();
+        watched.expect_change("swapped root").await;
+        fs::write(at("worktrees/bbb/policies/a.yaml"), "x").unwrap();
+        watched.expect_change("file behind the new root").await;
+        fs::write(at("worktrees/aaa/policies/a.yaml"), "x").unwrap();
+        watched.expect_silence("file behind the old root").await;
+    }
+
+    #[tokio::test]
+    async fn a_tree_that_goes_and_returns() {
+        let root = tempfile::tempdir().unwrap();
+        let tree = root.path().join("etc/policies");
+        let watched = Watched::start(&tree, EVENTS);
+        fs::create_dir_all(&tree).unwrap();
+        watched.expect_change("came into being").await;
+        fs::write(tree.join("a.yaml"), "1").unwrap();
+        watched.expect_change("file in it").await;
+        fs::remove_dir_all(root.path().join("etc")).unwrap();
+        watched.expect_change("gone").await;
+        fs::create_dir_all(&tree).unwrap();
+        watched.expect_change("back").await;
+        fs::write(tree.join("a.yaml"), "2").unwrap();
+        watched.expect_change("file in the new one").await;
+    }
+
+    #[tokio::test]
+    async fn the_poll_finds_what_events_did_not_tell() {
+        let root = tempfile::tempdir().unwrap();
+        fs::write(root.path().join("a.yaml"), "1").unwrap();
+        let patience = Patience {
+            poll: Duration::from_millis(50),
+            ..EVENTS
+        };
+        let mut watch = TreeWatch::start(root.path(), patience).unwrap();
+        for path in watch.watched.keys() {
+            watch.watcher.unwatch(path).unwrap();
+        }
+        while watch.events.try_recv().is_ok() {}
+        let changed = Arc::new(Notify::new());
+        let watched = Watched {
+            changed: changed.clone(),
+            task: tokio::spawn(watch.run(changed)),
+        };
+        watched.expect_silence("nothing changed").await;
+        fs::write(root.path().join("a.yaml"), "22").unwrap();
+        watched.expect_change("rewritten file").await;
+    }
+}
