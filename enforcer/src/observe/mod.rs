@@ -1,3 +1,14 @@
-//! From kernel events to flow records.
+//! From kernel events to flow records: decode, enrich, keep, hand on.
 
+pub mod accounts;
+pub mod clock;
+pub mod context;
+pub mod decode;
+pub mod enrich;
+pub mod filter;
+pub mod history;
+pub mod process;
 pub mod record;
+
+#[cfg(test)]
+pub(crate) mod fixtures;

@@ -4,6 +4,7 @@
 
 use std::net::IpAddr;
 
+use enforcer_common::Action;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -21,7 +22,10 @@ pub struct FlowRecord {
     pub version: u32,
     /// RFC 3339 with microseconds, UTC: when the (last counted) packet was judged.
     pub time: String,
-    /// Number of the record since the daemon's first start; gaps do not occur.
+    /// When the daemon that made the record started, in the form of `time`: tells runs apart.
+    pub run: String,
+    /// Number of the record in this run, from 1. The daemon makes no gaps: a reader that finds
+    /// one knows how many records were lost between the daemon and itself.
     pub sequence: u64,
     /// Name of the node.
     pub node: String,
@@ -38,9 +42,11 @@ pub struct FlowRecord {
     pub workload: Side,
     /// The other side.
     pub peer: Side,
-    /// `tcp`, `udp`, `icmp`, `icmpv6`, `sctp`, or the IP protocol number in decimal.
+    /// `tcp`, `udp`, `icmp`, `icmpv6`, `sctp`, `udplite`, the IP protocol number in decimal, or
+    /// `unknown` where the frame does not tell.
     pub protocol: String,
-    /// TCP flags of the judged packet, as `SYN`, `SYN|ACK` and so on.
+    /// TCP flags of the judged packet, as `SYN`, `SYN|ACK` and so on, or `none`; absent at the
+    /// socket hooks and from counts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tcp_flags: Option<String>,
     /// ICMP or ICMPv6 type.
@@ -49,8 +55,9 @@ pub struct FlowRecord {
     /// ICMP or ICMPv6 code.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub icmp_code: Option<u8>,
-    /// [`enforcer_common::event::Hook::name`].
-    pub hook: String,
+    /// [`enforcer_common::event::Hook::name`]. Absent from counts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hook: Option<String>,
     /// Name of the interface, at packet hooks of interfaces.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interface: Option<String>,
@@ -63,18 +70,51 @@ pub struct FlowRecord {
     /// The process that made the call, at the socket hooks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub process: Option<Process>,
-    /// Policy generation that judged.
+    /// Policy generation that judged; of counts, the one in force when they were collected.
     pub generation: u32,
     /// The flow was open and is denied since a policy change.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub broken: bool,
-    /// Packets that this record stands for.
+    /// Packets (at the socket hooks: calls) that this record stands for, and no other record
+    /// does: the sum over records is the kernel's count. 0 where another record counts the
+    /// packet.
     pub packets: u64,
-    /// Bytes that this record stands for.
+    /// Bytes that this record stands for; 0 at the socket hooks.
     pub bytes: u64,
 }
 
-/// Verdict in a record.
+impl FlowRecord {
+    /// The side that opened the flow.
+    pub fn source(&self) -> &Side {
+        match self.direction {
+            RuleDirection::Egress => &self.workload,
+            RuleDirection::Ingress => &self.peer,
+        }
+    }
+
+    /// The side that the flow is addressed to.
+    pub fn destination(&self) -> &Side {
+        match self.direction {
+            RuleDirection::Egress => &self.peer,
+            RuleDirection::Ingress => &self.workload,
+        }
+    }
+}
+
+/// A line of a stream of records: of `GET /v1/flows` and of `observe --output json`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum StreamLine<R = FlowRecord> {
+    /// So many records went by that this reader was too slow for.
+    Lost {
+        /// How many.
+        lost: u64,
+    },
+    /// A record.
+    Record(R),
+}
+
+/// Verdict in a record: what [`Action`] is to the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Verdict {
@@ -82,8 +122,32 @@ pub enum Verdict {
     Allow,
     /// Dropped.
     Deny,
-    /// Would have been dropped.
+    /// Would have been dropped; let through.
     Audit,
+}
+
+impl Verdict {
+    /// Every value.
+    pub const ALL: [Self; 3] = [Self::Allow, Self::Deny, Self::Audit];
+
+    /// As in records, metrics and filters.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Allow => "allow",
+            Self::Deny => "deny",
+            Self::Audit => "audit",
+        }
+    }
+}
+
+impl From<Action> for Verdict {
+    fn from(action: Action) -> Self {
+        match action {
+            Action::Allow => Self::Allow,
+            Action::Deny => Self::Deny,
+            Action::Audit => Self::Audit,
+        }
+    }
 }
 
 /// The rule that decided.
@@ -115,13 +179,15 @@ pub struct RecordRule {
 /// One side of a flow.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Side {
-    /// Address.
-    pub address: IpAddr,
-    /// Port, for protocols that have them.
+    /// Address; absent where the frame has none that could be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<IpAddr>,
+    /// Port, for protocols that have them. Counts leave out the port of the source, because
+    /// they stand for every source port.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,
-    /// `host`, `world` or `workload`.
-    pub kind: String,
+    /// What is at this side.
+    pub kind: SideKind,
     /// Name of the workload: exact for the judging side and wherever one workload has the
     /// identity.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -142,16 +208,30 @@ pub struct Side {
     pub assurance: Option<Assurance>,
 }
 
+/// What is at one side of a flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SideKind {
+    /// The host's own processes and addresses.
+    Host,
+    /// Nobody known.
+    World,
+    /// A workload.
+    Workload,
+    /// The identity's meaning is not known (any more).
+    Unknown,
+}
+
 /// A process.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Process {
-    /// Process id, in the daemon's pid namespace.
+    /// Process id, in the host's first pid namespace.
     pub pid: u32,
     /// User id.
     pub uid: u32,
-    /// `/proc/PID/comm`.
+    /// Name of the calling thread (`/proc/PID/comm`), which the program chooses itself.
     pub program: String,
-    /// Target of `/proc/PID/exe`, if the process still lived.
+    /// Target of `/proc/PID/exe`, if the process still lived when the record was made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub executable: Option<String>,
 }
