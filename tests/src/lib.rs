@@ -1,4 +1,6 @@
 //! The lab, the reference model, and every test that needs a kernel.
 
+pub mod generate;
 pub mod lab;
+pub mod model;
 pub mod probe;

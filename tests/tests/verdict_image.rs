@@ -1,0 +1,175 @@
+//! The compiled image says of every flow what the documents say.
+//!
+//! `ENFORCER_CASES` sets the number of policies tried.
+
+use std::collections::BTreeSet;
+
+use enforcer::compile::{
+    self, Image, Inputs, Limits, Numbers, Subjects,
+    image::{RuleInfo, WorkloadName},
+};
+use enforcer_common::{Action, Decision, Judge, Reason, identity};
+use proptest::{collection::vec, prelude::*};
+use tests::{
+    generate::{self, Scenario},
+    model::{ModelAction, ModelCause, NamedRule, RawEndpoint, RawFlow, RawPeer},
+};
+
+/// Flows judged under each policy.
+const FLOWS: usize = 40;
+
+fn compile(scenario: &Scenario, in_force: Option<&Image>, numbers: &mut Numbers) -> Image {
+    let inputs = Inputs {
+        policy: &scenario.policy,
+        mode: scenario.mode,
+        host_addresses: &scenario.host_addresses,
+        subjects: Subjects::All,
+        limits: &Limits::NONE,
+        in_force,
+    };
+    compile::compile(&inputs, numbers).expect("nothing is too large")
+}
+
+fn workload_identity(scenario: &Scenario, image: &Image, index: usize) -> u32 {
+    let workload = &scenario.policy.workloads[index];
+    image.workloads[&WorkloadName {
+        namespace: workload.namespace.clone(),
+        name: workload.name.clone(),
+    }]
+}
+
+fn by_image(scenario: &Scenario, image: &Image, flow: &RawFlow) -> Decision {
+    let endpoint = match flow.endpoint {
+        RawEndpoint::Host => identity::HOST,
+        RawEndpoint::Workload(index) => workload_identity(scenario, image, index),
+    };
+    let judge = Judge {
+        set: image.sets[&endpoint].numbers[flow.direction as usize],
+        peer: match flow.peer {
+            RawPeer::Host => identity::HOST,
+            RawPeer::Workload(index) => workload_identity(scenario, image, index),
+            RawPeer::Address(address) => image.identity_of(address),
+        },
+        protocol: flow.protocol,
+        port: flow.port,
+    };
+    judge.decide(image)
+}
+
+fn named(info: &RuleInfo) -> NamedRule {
+    NamedRule {
+        namespace: info.namespace.clone(),
+        policy: info.policy.clone(),
+        rule: info.rule.clone(),
+        origin: info.origin.clone().expect("rules of policies have one"),
+    }
+}
+
+/// Compares model and image on every flow of a scenario.
+fn agree(scenario: &Scenario, image: &Image) -> Result<(), TestCaseError> {
+    for flow in &scenario.flows {
+        let expected = scenario.world().judge(flow);
+        let decision = by_image(scenario, image, flow);
+        let action = match decision.action() {
+            Action::Allow => ModelAction::Allow,
+            Action::Deny => ModelAction::Deny,
+            Action::Audit => ModelAction::Audit,
+        };
+        prop_assert_eq!(action, expected.action, "{:?}: {:?}", flow, expected);
+        let rule = image.rules.get(&decision.rule);
+        let reason = Reason::from_byte(decision.reason);
+        let (wanted, by_rule) = match &expected.cause {
+            ModelCause::Rule(rule) => (Reason::Rule, Some(rule)),
+            ModelCause::Isolation(rule) => (Reason::Isolation, Some(rule)),
+            ModelCause::NodeDefault => (Reason::NodeDefault, None),
+            ModelCause::Unrestricted => (Reason::Unrestricted, None),
+        };
+        prop_assert_eq!(reason, Some(wanted), "{:?}", flow);
+        if let Some(by_rule) = by_rule {
+            let rule = rule.expect("a rule number that the image knows");
+            prop_assert_eq!(&named(rule), by_rule, "{:?}", flow);
+            prop_assert_eq!(rule.direction, Some(flow.direction.into()));
+        } else if wanted == Reason::NodeDefault {
+            prop_assert_eq!(&rule.expect("the default has a number").rule, "default");
+        }
+    }
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: generate::cases(2000),
+        max_shrink_iters: 4000,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+
+    /// The image of a fresh start.
+    #[test]
+    fn image_says_what_the_documents_say(scenario in generate::scenario(FLOWS)) {
+        let image = compile(&scenario, None, &mut Numbers::default());
+        agree(&scenario, &image)?;
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: generate::cases(2000) / 8 + 1,
+        max_shrink_iters: 4000,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+
+    /// Images one after the other, with the daemon restarted and numbers retired in between:
+    /// every one is right, no number that two neighbours share has two meanings, and the same
+    /// policy gives the same image.
+    #[test]
+    fn numbers_keep_their_meaning(
+        steps in vec((generate::scenario(8), any::<bool>(), any::<bool>()), 2..6)
+    ) {
+        let mut numbers = Numbers::default();
+        let mut previous: Option<Image> = None;
+        let mut retired = false;
+        for (scenario, retire, restart) in &steps {
+            if *restart {
+                let text = serde_json::to_string(&numbers).expect("numbers become JSON");
+                numbers = serde_json::from_str(&text).expect("JSON becomes numbers");
+            }
+            let image = compile(scenario, previous.as_ref(), &mut numbers);
+            agree(scenario, &image)?;
+            if let Some(previous) = &previous {
+                for (key, entry) in &image.policies {
+                    let before = previous.policies.get(key);
+                    prop_assert!(before.is_none_or(|b| b == entry), "{:?}", key);
+                }
+                let sets: BTreeSet<u32> = previous.policies.keys().map(|k| k.set).collect();
+                for key in image.policies.keys().filter(|key| sets.contains(&key.set)) {
+                    prop_assert!(previous.policies.contains_key(key), "{:?} is added", key);
+                }
+                for (key, decision) in &image.ports {
+                    let before = previous.ports.get(key);
+                    prop_assert!(before.is_none_or(|b| b == decision), "{:?}", key);
+                }
+                for (number, identity) in &previous.identities {
+                    if let Some(now) = image.identities.get(number) {
+                        prop_assert_eq!(now, identity);
+                    }
+                }
+                if !retired {
+                    for (number, info) in &previous.rules {
+                        let now = &image.rules[number];
+                        prop_assert_eq!((&now.policy, &now.rule), (&info.policy, &info.rule));
+                    }
+                }
+            }
+            let mut again = compile(scenario, Some(&image), &mut numbers);
+            again.serial = image.serial;
+            prop_assert_eq!(&again, &image);
+            retired = *retire;
+            if retired {
+                numbers.retire(again.serial);
+            }
+            previous = Some(image);
+        }
+    }
+}
