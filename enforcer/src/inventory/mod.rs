@@ -3,7 +3,11 @@
 
 pub mod cgroups;
 pub mod interfaces;
+pub mod namespaces;
+mod netlink;
 pub mod place;
+pub mod socket_owner;
+pub mod sockets;
 pub mod units;
 
 use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
