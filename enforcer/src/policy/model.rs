@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
-use enforcer_common::Direction;
+use enforcer_common::{Direction, Protocol};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
@@ -84,7 +84,7 @@ pub struct NodeSettings {
     pub flow_table_full: Fallback,
     /// For processes in a cgroup that a glob covers but that is not classified yet.
     pub unknown_workload: Fallback,
-    /// `None`: the built-in list (see [`NodeSettings::failsafe`]).
+    /// `None`: [`BUILT_IN_FAILSAFE`] (see [`NodeSettings::failsafe_in_force`]).
     pub failsafe: Option<Vec<Failsafe>>,
     /// Source prefixes dropped at the uplinks, before anything else.
     pub blocked: Vec<Blocked>,
@@ -106,6 +106,25 @@ impl Default for NodeSettings {
     }
 }
 
+impl NodeSettings {
+    /// The failsafe ports that hold: as the document says, else the built-in ones.
+    pub fn failsafe_in_force(&self) -> &[Failsafe] {
+        self.failsafe.as_deref().unwrap_or(BUILT_IN_FAILSAFE)
+    }
+}
+
+/// What a host must keep to be reachable for its operator: ssh, and the services by which it
+/// gets its address and finds names (docs/policy.md, "Failsafe ports").
+pub const BUILT_IN_FAILSAFE: &[Failsafe] = &[
+    Failsafe::new(Direction::Ingress, Protocol::TCP, 22),
+    Failsafe::new(Direction::Ingress, Protocol::UDP, 68),
+    Failsafe::new(Direction::Ingress, Protocol::UDP, 546),
+    Failsafe::new(Direction::Egress, Protocol::UDP, 53),
+    Failsafe::new(Direction::Egress, Protocol::TCP, 53),
+    Failsafe::new(Direction::Egress, Protocol::UDP, 67),
+    Failsafe::new(Direction::Egress, Protocol::UDP, 547),
+];
+
 /// A port of the host endpoint that no policy can close.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Failsafe {
@@ -115,6 +134,17 @@ pub struct Failsafe {
     pub protocol: u8,
     /// Port.
     pub port: u16,
+}
+
+impl Failsafe {
+    /// A failsafe port.
+    pub const fn new(direction: Direction, protocol: u8, port: u16) -> Self {
+        Self {
+            direction,
+            protocol,
+            port,
+        }
+    }
 }
 
 /// A blocked source.

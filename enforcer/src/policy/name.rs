@@ -1,0 +1,301 @@
+//! Names, namespaces, labels and SPIFFE IDs.
+
+use super::{
+    diagnostic::{Code, Position},
+    document::Node,
+    model::Labels,
+    reader::{Fields, Reader, quoted},
+};
+
+/// Longest name of a document (Kubernetes: DNS subdomain, RFC 1123).
+const NAME_CHARS: usize = 253;
+/// Longest namespace, rule name, label name and label value (Kubernetes).
+const WORD_CHARS: usize = 63;
+/// All annotations together, in bytes (Kubernetes).
+const ANNOTATION_BYTES: usize = 256 << 10;
+/// Longest SPIFFE ID and trust domain, in bytes (SPIFFE-ID, 2.3 and 2.1).
+const SPIFFE_BYTES: usize = 2048;
+const TRUST_DOMAIN_BYTES: usize = 255;
+
+/// What `metadata` says.
+pub(super) struct Metadata {
+    /// `None` where the document gives none.
+    pub(super) namespace: Option<String>,
+    pub(super) name: String,
+    pub(super) labels: Labels,
+    /// Where the name is written.
+    pub(super) at: Position,
+}
+
+const DNS_LABEL: &str = "use a to z, 0 to 9 and `-` inside, at most 63 characters, as in `shop`";
+
+fn is_dns_label(text: &str) -> bool {
+    let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    !text.is_empty()
+        && text.len() <= WORD_CHARS
+        && text.bytes().all(inner)
+        && !text.starts_with('-')
+        && !text.ends_with('-')
+}
+
+fn is_dns_subdomain(text: &str) -> bool {
+    text.len() <= NAME_CHARS && text.split('.').all(is_dns_label)
+}
+
+/// A label's name or value: letters, digits, and `-`, `_`, `.` inside.
+fn is_word(text: &str) -> bool {
+    let edge = |byte: Option<u8>| byte.is_some_and(|byte| byte.is_ascii_alphanumeric());
+    text.len() <= WORD_CHARS
+        && edge(text.bytes().next())
+        && edge(text.bytes().next_back())
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'))
+}
+
+fn is_label_key(text: &str) -> bool {
+    match text.split_once('/') {
+        Some((prefix, name)) => is_dns_subdomain(prefix) && is_word(name),
+        None => is_word(text),
+    }
+}
+
+impl Reader<'_> {
+    /// `metadata` of any kind.
+    pub(super) fn metadata(&mut self, document: &Fields<'_>, namespaced: bool) -> Option<Metadata> {
+        let help = "write `metadata:` and below it `name: some-name`";
+        let node = self.required(document, "metadata", "a document", help)?;
+        let known: &[_] = if namespaced {
+            &["name", "namespace", "labels", "annotations"]
+        } else {
+            &["name", "labels", "annotations"]
+        };
+        let fields = self.fields(node, "`metadata`", known)?;
+        let name = self.required(&fields, "name", "`metadata`", "write `name: some-name`");
+        let name = name.and_then(|node| Some((self.name(node)?, node.at)));
+        let namespace = match fields.find("namespace") {
+            Some(node) => Some(self.namespace(node)?),
+            None => None,
+        };
+        let labels = match fields.find("labels") {
+            Some(node) => self.labels(node)?,
+            None => Labels::new(),
+        };
+        if let Some(node) = fields.find("annotations") {
+            self.annotations(node);
+        }
+        let (name, at) = name?;
+        Some(Metadata {
+            namespace,
+            name,
+            labels,
+            at,
+        })
+    }
+
+    fn name(&mut self, node: &Node) -> Option<String> {
+        let text = self.text(node, "`name`")?;
+        if is_dns_subdomain(text) {
+            return Some(text.to_owned());
+        }
+        self.error(
+            Code::BadName,
+            node.at,
+            format!("{} cannot be a name", quoted(text)),
+            "use a to z, 0 to 9, and `-` or `.` between them, at most 253 characters, \
+             as in `web-frontend`",
+        );
+        None
+    }
+
+    /// A namespace.
+    pub(super) fn namespace(&mut self, node: &Node) -> Option<String> {
+        let text = self.text(node, "`namespace`")?;
+        if is_dns_label(text) {
+            return Some(text.to_owned());
+        }
+        let message = format!("{} cannot be a namespace", quoted(text));
+        self.error(Code::BadName, node.at, message, DNS_LABEL);
+        None
+    }
+
+    /// A rule's name.
+    pub(super) fn rule_name(&mut self, node: &Node) -> Option<String> {
+        let text = self.text(node, "`name`")?;
+        // What reports call the decision of no rule.
+        if matches!(text, "isolation" | "default") {
+            self.error(
+                Code::BadName,
+                node.at,
+                format!("`{text}` is what reports call a decision that no rule made"),
+                "choose another name",
+            );
+            return None;
+        }
+        if is_word(text) {
+            return Some(text.to_owned());
+        }
+        self.error(
+            Code::BadName,
+            node.at,
+            format!("{} cannot be the name of a rule", quoted(text)),
+            "use letters, digits, and `-`, `_` or `.` between them, at most 63 characters, \
+             as in `web-to-api`",
+        );
+        None
+    }
+
+    /// Labels of a workload, or demanded by a selector.
+    pub(super) fn labels(&mut self, node: &Node) -> Option<Labels> {
+        let mut labels = Labels::new();
+        let mut good = true;
+        for (key, at, value) in self.pairs(node, "`labels`")? {
+            good &= self.label_key(key, at);
+            let Some(text) = self.text(value, "a label's value") else {
+                good = false;
+                continue;
+            };
+            if !text.is_empty() && !is_word(text) {
+                good = false;
+                self.error(
+                    Code::BadLabel,
+                    value.at,
+                    format!("{} cannot be the value of a label", quoted(text)),
+                    "use letters, digits, and `-`, `_` or `.` between them, at most 63 \
+                     characters, or `\"\"`",
+                );
+            }
+            labels.insert(key.to_owned(), text.to_owned());
+        }
+        good.then_some(labels)
+    }
+
+    fn label_key(&mut self, key: &str, at: Position) -> bool {
+        let good = is_label_key(key);
+        if !good {
+            self.error(
+                Code::BadLabel,
+                at,
+                format!("{} cannot be the key of a label or annotation", quoted(key)),
+                "use letters, digits, and `-`, `_` or `.` between them, at most 63 characters, \
+                 after a DNS name and `/` where it has a prefix: `app`, `example.org/team`",
+            );
+        }
+        good
+    }
+
+    fn annotations(&mut self, node: &Node) {
+        let mut bytes = 0;
+        for (key, at, value) in self.pairs(node, "`annotations`").unwrap_or_default() {
+            self.label_key(key, at);
+            let text = self
+                .text(value, "an annotation's value")
+                .unwrap_or_default();
+            bytes += key.len() + text.len();
+        }
+        if bytes > ANNOTATION_BYTES {
+            let message = format!("annotations of {bytes} bytes");
+            let help = format!("at most {ANNOTATION_BYTES} bytes are allowed together");
+            self.error(Code::BadLabel, node.at, message, help);
+        }
+    }
+
+    /// A SPIFFE ID of a workload: `spiffe://trust-domain/path` (SPIFFE-ID, 2).
+    pub(super) fn spiffe_id(&mut self, node: &Node) -> Option<String> {
+        let text = self.text(node, "`spiffeId`")?;
+        let Err(why) = check_spiffe_id(text) else {
+            return Some(text.to_owned());
+        };
+        self.error(
+            Code::BadSpiffeId,
+            node.at,
+            format!("{} is not the SPIFFE ID of a workload: {why}", quoted(text)),
+            "write `spiffe://` , a trust domain of a to z, 0 to 9, `.`, `-`, `_`, and a path, \
+             as in `spiffe://example.org/ns/shop/sa/web`",
+        );
+        None
+    }
+}
+
+fn check_spiffe_id(text: &str) -> Result<(), &'static str> {
+    if text.len() > SPIFFE_BYTES {
+        return Err("it has more than 2048 bytes");
+    }
+    let rest = text
+        .strip_prefix("spiffe://")
+        .ok_or("it does not begin with `spiffe://`")?;
+    let (domain, path) = rest.split_once('/').ok_or("it has no path")?;
+    let in_domain = |byte: u8| {
+        byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'.' | b'-' | b'_')
+    };
+    if domain.is_empty() || domain.len() > TRUST_DOMAIN_BYTES || !domain.bytes().all(in_domain) {
+        return Err("its trust domain is not a lower-case name");
+    }
+    let in_path = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
+    for segment in path.split('/') {
+        if segment.is_empty() {
+            return Err("its path has an empty segment");
+        }
+        if matches!(segment, "." | "..") {
+            return Err("its path has a segment `.` or `..`");
+        }
+        if !segment.bytes().all(in_path) {
+            return Err("its path has a character that is not allowed");
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_follow_kubernetes() {
+        for good in ["a", "web-1", "0"] {
+            assert!(is_dns_label(good), "{good}");
+        }
+        for bad in ["", "-a", "a-", "A", "a_b", "a.b", &"a".repeat(64)] {
+            assert!(!is_dns_label(bad), "{bad}");
+        }
+        assert!(is_dns_subdomain("a.b-c.d"));
+        assert!(!is_dns_subdomain("a..b") && !is_dns_subdomain(".a") && !is_dns_subdomain("a."));
+    }
+
+    #[test]
+    fn label_keys_follow_kubernetes() {
+        for good in ["app", "App_1.x", "example.org/team", "a/b"] {
+            assert!(is_label_key(good), "{good}");
+        }
+        for bad in ["", "/a", "a/", "a/b/c", "A.org/x", "-a", "a b", "ä"] {
+            assert!(!is_label_key(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn spiffe_ids_follow_the_standard() {
+        for good in ["spiffe://example.org/web", "spiffe://a/ns/shop/sa/Web_1.x"] {
+            assert_eq!(check_spiffe_id(good), Ok(()), "{good}");
+        }
+        for bad in [
+            "",
+            "http://a/b",
+            "SPIFFE://a/b",
+            "spiffe://a",
+            "spiffe://a/",
+            "spiffe:///b",
+            "spiffe://A/b",
+            "spiffe://a:80/b",
+            "spiffe://u@a/b",
+            "spiffe://a/b/",
+            "spiffe://a//b",
+            "spiffe://a/./b",
+            "spiffe://a/../b",
+            "spiffe://a/b?c",
+            "spiffe://a/b#c",
+            "spiffe://a/%20",
+        ] {
+            assert!(check_spiffe_id(bad).is_err(), "{bad}");
+        }
+    }
+}

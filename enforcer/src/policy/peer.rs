@@ -1,0 +1,162 @@
+//! Networks and the other side of a flow.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use super::{
+    diagnostic::{Code, listed},
+    document::Node,
+    model::{LabelSelector, Peer},
+    reader::{Fields, Reader, quoted},
+};
+
+const FORMS: [&str; 3] = ["labels", "cidr", "entity"];
+
+impl Reader<'_> {
+    /// An item of `from` or `to`. `namespace` is the policy's own.
+    pub(super) fn peer(&mut self, node: &Node, namespace: Option<&str>) -> Option<Peer> {
+        let known = &["labels", "namespace", "cidr", "except", "entity"];
+        let fields = self.fields(node, "a peer", known)?;
+        let forms: Vec<_> = FORMS
+            .into_iter()
+            .filter(|form| fields.find(form).is_some())
+            .collect();
+        let form = match forms.as_slice() {
+            [form] => *form,
+            [] => {
+                let help = if fields.find("namespace").is_some() {
+                    "add `labels: {}` for every workload of the namespace".to_owned()
+                } else {
+                    format!("write one of {}; for anybody `entity: any`", listed(FORMS))
+                };
+                self.error(Code::BadPeer, node.at, "a peer that does not say who", help);
+                return None;
+            }
+            [.., second] => {
+                let at = fields.key(second).unwrap_or(node.at);
+                let both = forms.iter().map(|form| format!("`{form}`"));
+                let message = format!("{} in one peer", both.collect::<Vec<_>>().join(" and "));
+                let help = "begin a new item with `-` for each; any of them matches";
+                self.error(Code::BadPeer, at, message, help);
+                return None;
+            }
+        };
+        for (name, owner) in [("namespace", "labels"), ("except", "cidr")] {
+            if let (true, Some(at)) = (form != owner, fields.key(name)) {
+                let message = format!("`{name}` belongs to `{owner}`, not to `{form}`");
+                self.error(Code::BadPeer, at, message, "remove it");
+                return None;
+            }
+        }
+        match form {
+            "labels" => self.workloads(&fields, namespace),
+            "cidr" => self.network(&fields),
+            _ => {
+                let entities = [
+                    ("world", Peer::World),
+                    ("host", Peer::Host),
+                    ("any", Peer::Any),
+                ];
+                self.choice(fields.find("entity")?, "`entity`", &entities)
+            }
+        }
+    }
+
+    fn workloads(&mut self, fields: &Fields<'_>, own: Option<&str>) -> Option<Peer> {
+        let match_labels = self.labels(fields.find("labels")?);
+        let namespace = match fields.find("namespace") {
+            None => own.map(str::to_owned),
+            Some(node) if self.text(node, "`namespace`")? == "*" => None,
+            Some(node) => Some(self.namespace(node)?),
+        };
+        Some(Peer::Workloads(LabelSelector {
+            namespace,
+            match_labels: match_labels?,
+        }))
+    }
+
+    fn network(&mut self, fields: &Fields<'_>) -> Option<Peer> {
+        let prefix = self.cidr(fields.find("cidr")?);
+        let mut except = Vec::new();
+        let mut good = true;
+        if let Some(node) = fields.find("except") {
+            for node in self.list(node, "`except`", None)? {
+                match (self.cidr(node), prefix) {
+                    (Some(inner), Some(outer)) if !outer.contains(&inner) => {
+                        good = false;
+                        self.error(
+                            Code::ExceptOutside,
+                            node.at,
+                            format!("`{inner}` is not inside `{outer}`"),
+                            "an exception takes part of `cidr` away; remove it or correct one",
+                        );
+                    }
+                    (Some(inner), Some(outer)) if inner == outer => {
+                        good = false;
+                        self.error(
+                            Code::NoEffect,
+                            node.at,
+                            format!("`{inner}` takes all of `{outer}` away"),
+                            "remove the peer, or correct one of the two",
+                        );
+                    }
+                    (Some(inner), _) => except.push(inner),
+                    (None, _) => good = false,
+                }
+            }
+        }
+        let prefix = prefix?;
+        good.then_some(Peer::Cidr { prefix, except })
+    }
+
+    /// A network, or a single address as one of full length.
+    pub(super) fn cidr(&mut self, node: &Node) -> Option<IpNet> {
+        let text = self.text(node, "a network")?;
+        if let Ok(address) = text.parse::<IpAddr>() {
+            return self.unmapped(node, IpNet::from(address));
+        }
+        let Ok(network) = text.parse::<IpNet>() else {
+            let address = text.split('/').next().unwrap_or_default();
+            let help = match address.parse::<IpAddr>() {
+                Ok(IpAddr::V4(address)) => format!("write `{address}/24`, with a length up to 32"),
+                Ok(IpAddr::V6(address)) => format!("write `{address}/64`, with a length up to 128"),
+                Err(_) => "write an address or a network, as in `10.1.2.3`, `10.0.0.0/8` or \
+                           `fd00:1::/32`"
+                    .to_owned(),
+            };
+            let message = format!("{} is not a network", quoted(text));
+            self.error(Code::BadCidr, node.at, message, help);
+            return None;
+        };
+        if network.trunc() != network {
+            let trunc = network.trunc();
+            let single = IpNet::from(network.addr());
+            self.error(
+                Code::HostBits,
+                node.at,
+                format!("`{network}` has bits set beyond its length"),
+                format!("write `{trunc}` for the network, or `{single}` for the one address"),
+            );
+            return None;
+        }
+        self.unmapped(node, network)
+    }
+
+    /// Packets carry IPv4 addresses as such: one that is written as IPv6 would never match.
+    fn unmapped(&mut self, node: &Node, network: IpNet) -> Option<IpNet> {
+        if let IpNet::V6(v6) = network
+            && let Some(v4) = v6.addr().to_ipv4_mapped()
+            && v6.prefix_len() >= 96
+        {
+            self.error(
+                Code::BadCidr,
+                node.at,
+                format!("`{network}` is an IPv4 network in IPv6 form"),
+                format!("write `{v4}/{}`", v6.prefix_len() - 96),
+            );
+            return None;
+        }
+        Some(network)
+    }
+}

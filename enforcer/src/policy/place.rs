@@ -1,0 +1,243 @@
+//! Where a workload runs.
+
+use super::{
+    diagnostic::{Code, listed},
+    document::Node,
+    model::Place,
+    reader::{Fields, Reader, quoted},
+};
+
+/// The ways to name a place.
+pub(super) const FORMS: [&str; 3] = ["cgroup", "unit", "interface"];
+
+/// Kinds of units that have a cgroup (systemd.resource-control(5)).
+const UNIT_SUFFIXES: [&str; 6] = [".service", ".scope", ".slice", ".socket", ".mount", ".swap"];
+
+/// Longest unit name, in bytes (systemd.unit(5)).
+const UNIT_BYTES: usize = 255;
+/// Longest interface name, in bytes (`IFNAMSIZ` without its final zero, linux/if.h).
+const INTERFACE_BYTES: usize = 15;
+/// Longest path, in bytes (`PATH_MAX`, linux/limits.h).
+const PATH_BYTES: usize = 4095;
+
+impl Reader<'_> {
+    /// The place that a workload's `spec` gives, or `Some(None)` where it gives none.
+    pub(super) fn place(&mut self, spec: &Fields<'_>) -> Option<Option<Place>> {
+        let mut given = FORMS
+            .into_iter()
+            .filter_map(|form| Some((form, spec.find(form)?)));
+        let Some((form, node)) = given.next() else {
+            return Some(None);
+        };
+        if let Some((second, _)) = given.next() {
+            let at = spec.key(second).unwrap_or(spec.at);
+            let message = format!("`{form}` and `{second}`: a workload runs in one place");
+            let help = format!("keep one of {}", listed(FORMS));
+            self.error(Code::BadPlace, at, message, help);
+            return None;
+        }
+        let text = self.text(node, &format!("`{form}`"))?;
+        let checked = match form {
+            "cgroup" => check_cgroup(text).map(|()| Place::Cgroup(text.to_owned())),
+            "unit" => check_unit(text).map(|()| Place::Unit(text.to_owned())),
+            _ => check_interface(text).map(|()| Place::Interface(text.to_owned())),
+        };
+        self.checked(node, form, text, checked).map(Some)
+    }
+
+    fn checked(
+        &mut self,
+        node: &Node,
+        form: &str,
+        text: &str,
+        checked: Result<Place, (String, String)>,
+    ) -> Option<Place> {
+        match checked {
+            Ok(place) => Some(place),
+            Err((why, help)) => {
+                let message = format!("{} is not a {form}: {why}", quoted(text));
+                self.error(Code::BadPlace, node.at, message, help);
+                None
+            }
+        }
+    }
+}
+
+type Checked = Result<(), (String, String)>;
+
+fn wrong<T>(why: impl Into<String>, help: impl Into<String>) -> Result<T, (String, String)> {
+    Err((why.into(), help.into()))
+}
+
+fn check_glob(text: &str) -> Checked {
+    match globset::GlobBuilder::new(text)
+        .literal_separator(true)
+        .build()
+    {
+        Ok(_) => Ok(()),
+        Err(error) => wrong(
+            error.kind().to_string(),
+            "close every bracket, or write `\\` before a character that is meant as it is",
+        ),
+    }
+}
+
+fn check_cgroup(text: &str) -> Checked {
+    let help = "write the path below the cgroup root, as in `/system.slice/web.service`";
+    if !text.starts_with('/') {
+        return wrong("it does not begin with `/`", help);
+    }
+    if text.starts_with("/sys/fs/cgroup") {
+        return wrong(
+            "it is below the mount point, not below the cgroup root",
+            help,
+        );
+    }
+    if text == "/" {
+        return wrong(
+            "the root holds every process",
+            "name a cgroup below it; policy for the host itself has `selector: {host: true}`",
+        );
+    }
+    if text.len() > PATH_BYTES || text.chars().any(char::is_control) {
+        return wrong("no path looks like that", help);
+    }
+    for part in text[1..].split('/') {
+        match part {
+            "" => return wrong("it has an empty part", help),
+            "." | ".." => return wrong("it has a part `.` or `..`", help),
+            _ => {}
+        }
+    }
+    check_glob(text)
+}
+
+fn check_unit(text: &str) -> Checked {
+    let suffix = UNIT_SUFFIXES
+        .into_iter()
+        .find(|suffix| text.ends_with(suffix));
+    let Some(suffix) = suffix else {
+        let help = match text.rsplit_once('.') {
+            Some((_, "target" | "timer" | "path" | "device" | "automount")) => {
+                "no process runs in a unit of this kind; name the service that it starts".to_owned()
+            }
+            _ => format!("write `{}.service`", text.trim_end_matches('.')),
+        };
+        let why = format!("it does not end in {}", listed(UNIT_SUFFIXES));
+        return wrong(why, help);
+    };
+    let help = "write the unit's name as `systemctl` shows it, as in `web@*.service`";
+    if text.len() == suffix.len() || text.len() > UNIT_BYTES {
+        return wrong("no unit name looks like that", help);
+    }
+    if text.contains('/') {
+        return wrong("it has a `/`", help);
+    }
+    let allowed = |c: char| c.is_ascii_alphanumeric() || ":-_.\\@*?[]{},!".contains(c);
+    if let Some(c) = text.chars().find(|c| !allowed(*c)) {
+        return wrong(format!("it has {}", quoted(&c.to_string())), help);
+    }
+    // `\x2d` in a unit's name is literal, so no escapes in the glob.
+    match globset::GlobBuilder::new(text)
+        .backslash_escape(false)
+        .build()
+    {
+        Ok(_) => Ok(()),
+        Err(error) => wrong(error.kind().to_string(), "close every bracket"),
+    }
+}
+
+fn check_interface(text: &str) -> Checked {
+    let help = "write the name of the host's side as `ip link` shows it, as in `veth-api`";
+    if text.is_empty() || text.len() > INTERFACE_BYTES {
+        return wrong("a name has 1 to 15 bytes", help);
+    }
+    if text.contains('*') || text.contains('?') {
+        return wrong(
+            "it names one interface, without `*`",
+            "write one Workload for each interface",
+        );
+    }
+    if text.contains('@') {
+        return wrong(
+            "it has an `@`",
+            "leave out `@` and what `ip link` shows after it",
+        );
+    }
+    let allowed = |c: char| c.is_ascii_graphic() && !matches!(c, '/' | ':');
+    if matches!(text, "." | "..") || !text.chars().all(allowed) {
+        return wrong("no interface has such a name", help);
+    }
+    if text == "lo" {
+        return wrong("`lo` is no workload's interface", help);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cgroup_paths() {
+        for good in ["/shop/web", "/shop/*", "/a.slice/b@*.service", "/x/**/y"] {
+            assert_eq!(check_cgroup(good), Ok(()), "{good}");
+        }
+        for bad in [
+            "",
+            "shop",
+            "/",
+            "//a",
+            "/a/",
+            "/a/../b",
+            "/./a",
+            "/[a",
+            "/a\n",
+            "/sys/fs/cgroup/a",
+        ] {
+            assert!(check_cgroup(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn unit_names() {
+        for good in [
+            "web.service",
+            "web@*.service",
+            "a-b\\x2dc.service",
+            "app.slice",
+        ] {
+            assert_eq!(check_unit(good), Ok(()), "{good}");
+        }
+        for bad in [
+            "",
+            "web",
+            ".service",
+            "a/b.service",
+            "a b.service",
+            "x.timer",
+            "[a.service",
+        ] {
+            assert!(check_unit(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn interface_names() {
+        for good in ["veth-api", "eth0.100", "a"] {
+            assert_eq!(check_interface(good), Ok(()), "{good}");
+        }
+        for bad in [
+            "",
+            "lo",
+            "a/b",
+            "veth*",
+            "v@if3",
+            "a b",
+            "sixteen-letters-",
+            "..",
+        ] {
+            assert!(check_interface(bad).is_err(), "{bad}");
+        }
+    }
+}

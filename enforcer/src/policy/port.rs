@@ -1,0 +1,342 @@
+//! Protocols, ports and ICMP types.
+
+use enforcer_common::{Protocol, flow_key::icmp_port};
+
+use super::{
+    diagnostic::{Code, closest, listed},
+    document::{Node, Value},
+    model::PortMatch,
+    reader::{Fields, Reader, quoted},
+};
+
+/// Protocols by name (IANA "Assigned Internet Protocol Numbers").
+const NAMES: &[(&str, u8)] = &[
+    ("TCP", Protocol::TCP),
+    ("UDP", Protocol::UDP),
+    ("SCTP", Protocol::SCTP),
+    ("ICMP", Protocol::ICMP),
+    ("ICMPv6", Protocol::ICMPV6),
+    ("UDPLite", Protocol::UDPLITE),
+    ("IGMP", 2),
+    ("IPIP", 4),
+    ("GRE", 47),
+    ("ESP", 50),
+    ("OSPF", 89),
+    ("VRRP", 112),
+];
+
+const SHORTHANDS: &str = "`443/tcp`, `8000-8999/udp` or `icmp`";
+
+/// For messages.
+pub(super) fn protocol_name(protocol: u8) -> String {
+    let known = NAMES.iter().find(|(_, number)| *number == protocol);
+    known.map_or_else(
+        || format!("protocol {protocol}"),
+        |(name, _)| (*name).to_owned(),
+    )
+}
+
+const fn is_icmp(protocol: u8) -> bool {
+    matches!(protocol, Protocol::ICMP | Protocol::ICMPV6)
+}
+
+impl Reader<'_> {
+    /// An item of `ports`.
+    pub(super) fn port_match(&mut self, node: &Node) -> Option<PortMatch> {
+        if let Value::Text(text) = &node.value {
+            return self.shorthand(node, text);
+        }
+        let known = &["protocol", "port", "endPort", "type", "code"];
+        let fields = self.fields(node, "a port", known)?;
+        // As in Kubernetes, a port without a protocol is one of TCP.
+        let protocol = match fields.find("protocol") {
+            Some(node) => self.protocol(node)?,
+            None if fields.find("type").is_some() || fields.find("code").is_some() => {
+                let help = "write `protocol: ICMP` for IPv4 or `protocol: ICMPv6` for IPv6";
+                self.error(
+                    Code::MissingField,
+                    node.at,
+                    "an ICMP type needs `protocol`",
+                    help,
+                );
+                return None;
+            }
+            None => Some(Protocol::TCP),
+        };
+        match protocol {
+            Some(protocol) if is_icmp(protocol) => self.icmp(&fields, protocol),
+            Some(protocol) => self.numbered(&fields, protocol),
+            None => {
+                let name = ["port", "endPort", "type", "code"];
+                let found = name.into_iter().find(|name| fields.find(name).is_some());
+                if let Some(name) = found {
+                    let at = fields.key(name).unwrap_or(node.at);
+                    self.error(
+                        Code::PortProtocol,
+                        at,
+                        format!("`{name}` with `protocol: any`"),
+                        "write one entry for each protocol, as in `53/tcp` and `53/udp`",
+                    );
+                    return None;
+                }
+                Some(PortMatch::ANY)
+            }
+        }
+    }
+
+    /// A protocol by name or number; `Some(None)` for any.
+    fn protocol(&mut self, node: &Node) -> Option<Option<u8>> {
+        let text = self.text(node, "`protocol`")?;
+        if text.eq_ignore_ascii_case("any") {
+            return Some(None);
+        }
+        self.protocol_word(node, text).map(Some)
+    }
+
+    fn protocol_word(&mut self, node: &Node, text: &str) -> Option<u8> {
+        let named = NAMES
+            .iter()
+            .find(|(name, _)| name.eq_ignore_ascii_case(text));
+        if let Some((_, number)) = named {
+            return Some(*number);
+        }
+        if let Some(number) = decimal(text).and_then(|number| u8::try_from(number).ok()) {
+            return Some(number);
+        }
+        let names = NAMES.iter().map(|(name, _)| *name).chain(["any"]);
+        let help = match closest(text, names.clone()) {
+            Some(meant) => format!("write `{meant}`"),
+            None => format!("write {}, or a number from 0 to 255", listed(names)),
+        };
+        let message = format!("{} is not a protocol", quoted(text));
+        self.error(Code::BadProtocol, node.at, message, help);
+        None
+    }
+
+    fn numbered(&mut self, fields: &Fields<'_>, protocol: u8) -> Option<PortMatch> {
+        for name in ["type", "code"] {
+            if let Some(at) = fields.key(name) {
+                self.error(
+                    Code::PortProtocol,
+                    at,
+                    format!("`{name}` with {}", protocol_name(protocol)),
+                    "types and codes are for ICMP and ICMPv6; write `port` for others",
+                );
+                return None;
+            }
+        }
+        let port = fields.find("port");
+        let end = fields.find("endPort");
+        if !Protocol::has_ports(protocol)
+            && let Some(node) = port.or(end)
+        {
+            self.error(
+                Code::PortProtocol,
+                node.at,
+                format!("{} has no ports", protocol_name(protocol)),
+                "remove `port` and `endPort`, or choose TCP, UDP, SCTP or UDPLite",
+            );
+            return None;
+        }
+        let (first, last) = match (port, end) {
+            (None, None) => (0, u16::MAX),
+            (None, Some(end)) => {
+                let help = "write `port` for the first one, or `port: \"8000-8999\"`";
+                self.error(Code::MissingField, end.at, "`endPort` without `port`", help);
+                return None;
+            }
+            (Some(port), None) => {
+                let text = self.text(port, "`port`")?;
+                self.port_range(port, text)?
+            }
+            (Some(port), Some(end)) => {
+                let first = self.port_number(port)?;
+                let last = self.port_number(end)?;
+                self.ordered(end, first, last)?
+            }
+        };
+        Some(PortMatch {
+            protocol: Some(protocol),
+            first,
+            last,
+        })
+    }
+
+    fn icmp(&mut self, fields: &Fields<'_>, protocol: u8) -> Option<PortMatch> {
+        if let Some(node) = fields.find("port").or(fields.find("endPort")) {
+            self.error(
+                Code::PortProtocol,
+                node.at,
+                format!("{} has no ports", protocol_name(protocol)),
+                "write `type`, and `code` where it matters: an echo request is type 8 in ICMP \
+                 and 128 in ICMPv6",
+            );
+            return None;
+        }
+        let kind = match fields.find("type") {
+            Some(node) => Some(self.byte(node, "`type`")?),
+            None => None,
+        };
+        let code = match fields.find("code") {
+            Some(node) => Some((self.byte(node, "`code`")?, node)),
+            None => None,
+        };
+        let (first, last) = match (kind, code) {
+            (None, None) => (0, u16::MAX),
+            (None, Some((_, node))) => {
+                let help = "write the `type` that the code belongs to";
+                self.error(Code::MissingField, node.at, "`code` without `type`", help);
+                return None;
+            }
+            (Some(kind), None) => (icmp_port(kind, 0), icmp_port(kind, u8::MAX)),
+            (Some(kind), Some((code, _))) => (icmp_port(kind, code), icmp_port(kind, code)),
+        };
+        Some(PortMatch {
+            protocol: Some(protocol),
+            first,
+            last,
+        })
+    }
+
+    fn byte(&mut self, node: &Node, what: &str) -> Option<u8> {
+        let text = self.text(node, what)?;
+        let number = decimal(text).and_then(|number| u8::try_from(number).ok());
+        if number.is_none() {
+            let message = format!("{what} cannot be {}", quoted(text));
+            self.error(
+                Code::BadIcmp,
+                node.at,
+                message,
+                "write a number from 0 to 255",
+            );
+        }
+        number
+    }
+
+    /// A single port.
+    pub(super) fn port_number(&mut self, node: &Node) -> Option<u16> {
+        let text = self.text(node, "a port")?;
+        self.port_word(node, text)
+    }
+
+    fn port_word(&mut self, node: &Node, text: &str) -> Option<u16> {
+        let number = decimal(text)
+            .and_then(|number| u16::try_from(number).ok())
+            .filter(|number| *number != 0);
+        if number.is_none() {
+            let help = "write a number from 1 to 65535; for every port leave `port` out";
+            let message = format!("{} is not a port", quoted(text));
+            self.error(Code::BadPort, node.at, message, help);
+        }
+        number
+    }
+
+    fn port_range(&mut self, node: &Node, text: &str) -> Option<(u16, u16)> {
+        match text.split_once('-') {
+            Some((first, last)) => {
+                let first = self.port_word(node, first.trim())?;
+                let last = self.port_word(node, last.trim())?;
+                self.ordered(node, first, last)
+            }
+            None => {
+                let port = self.port_word(node, text)?;
+                Some((port, port))
+            }
+        }
+    }
+
+    fn ordered(&mut self, node: &Node, first: u16, last: u16) -> Option<(u16, u16)> {
+        if first <= last {
+            return Some((first, last));
+        }
+        let message = format!("the range from {first} to {last} ends before it begins");
+        let help = format!("write {last} first, then {first}");
+        self.error(Code::ReversedRange, node.at, message, help);
+        None
+    }
+
+    /// `443/tcp`, `8000-8999/udp`, `icmp`, `any`.
+    fn shorthand(&mut self, node: &Node, text: &str) -> Option<PortMatch> {
+        if text.eq_ignore_ascii_case("any") {
+            return Some(PortMatch::ANY);
+        }
+        let Some((ports, protocol)) = text.split_once('/') else {
+            if text
+                .bytes()
+                .all(|byte| byte.is_ascii_digit() || byte == b'-')
+            {
+                let message = format!("{} does not say which protocol", quoted(text));
+                let help = format!("write {SHORTHANDS}");
+                self.error(Code::BadPort, node.at, message, help);
+                return None;
+            }
+            let protocol = self.protocol_word(node, text)?;
+            return Some(PortMatch {
+                protocol: Some(protocol),
+                ..PortMatch::ANY
+            });
+        };
+        let protocol = self.protocol_word(node, protocol)?;
+        if !Protocol::has_ports(protocol) {
+            self.error(
+                Code::PortProtocol,
+                node.at,
+                format!("{} has no ports", protocol_name(protocol)),
+                format!("write {SHORTHANDS}; an ICMP type as `{{protocol: ICMP, type: 8}}`"),
+            );
+            return None;
+        }
+        let (first, last) = self.port_range(node, ports)?;
+        Some(PortMatch {
+            protocol: Some(protocol),
+            first,
+            last,
+        })
+    }
+
+    /// A protocol that has ports.
+    pub(super) fn port_protocol(&mut self, node: &Node) -> Option<u8> {
+        let text = self.text(node, "`protocol`")?;
+        let protocol = self.protocol_word(node, text)?;
+        if Protocol::has_ports(protocol) {
+            return Some(protocol);
+        }
+        let message = format!("{} has no ports", protocol_name(protocol));
+        let help = "choose TCP, UDP, SCTP or UDPLite";
+        self.error(Code::PortProtocol, node.at, message, help);
+        None
+    }
+}
+
+/// A number in plain decimal digits: no sign, no `0x`, no leading zero, which YAML parsers read
+/// in more than one way.
+fn decimal(text: &str) -> Option<u32> {
+    let plain = text.bytes().all(|byte| byte.is_ascii_digit())
+        && text.len() <= 9
+        && (text.len() == 1 || !text.starts_with('0'));
+    plain.then(|| text.parse().ok()).flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_plain_numbers_are_numbers() {
+        assert_eq!(decimal("0"), Some(0));
+        assert_eq!(decimal("65536"), Some(65536));
+        for bad in [
+            "",
+            "-1",
+            "+1",
+            "0x10",
+            "010",
+            "1.0",
+            "1e3",
+            "99999999999999999999",
+            "1_000",
+        ] {
+            assert_eq!(decimal(bad), None, "{bad}");
+        }
+    }
+}
