@@ -13,7 +13,8 @@ mod test;
 mod vm;
 mod workspace;
 
-use anyhow::Result;
+use std::process::ExitCode;
+
 use clap::{Parser, Subcommand};
 
 #[derive(Parser, Debug)]
@@ -31,18 +32,28 @@ enum Command {
     Build,
     /// Run the whole test suite, or the tests whose names contain FILTER
     Test(test::Test),
+    /// Run a shell command as root under another kernel, on this machine's files
+    Vm(vm::Vm),
     /// Show real enforcement in throw-away network namespaces
     Demo(demo::Demo),
     /// Format, clippy, licences, documentation, file rules: everything with warnings denied
     Lint,
 }
 
-fn main() -> Result<()> {
-    match Xtask::parse().command {
+fn main() -> ExitCode {
+    let done = match Xtask::parse().command {
         Command::Setup(setup) => setup.run(),
         Command::Build => build::run().map(|binary| println!("{}", binary.display())),
         Command::Test(test) => test.run(),
+        Command::Vm(vm) => vm.run(),
         Command::Demo(demo) => demo.run(),
         Command::Lint => lint::run(),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
     }
 }

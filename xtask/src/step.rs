@@ -2,7 +2,8 @@
 
 use std::{
     collections::VecDeque,
-    io::{BufRead, BufReader, IsTerminal, Read},
+    fs,
+    io::{BufRead, BufReader, IsTerminal, Read, Write},
     process::{Command, ExitStatus, Stdio},
     sync::{Arc, Mutex, mpsc},
     thread,
@@ -12,8 +13,10 @@ use std::{
 use anyhow::{Context, Result, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 
-/// How many lines of a failed command's output are shown.
-const TAIL: usize = 25;
+use crate::workspace;
+
+/// How many lines of a failed command's output are kept.
+const TAIL: usize = 200;
 /// How often a line is printed while a step runs where there is no terminal.
 const HEARTBEAT: Duration = Duration::from_secs(30);
 /// A step that took less says nothing when it ends.
@@ -22,7 +25,8 @@ const WORTH_SAYING: Duration = Duration::from_secs(2);
 /// Runs a command whose output matters only if it fails.
 ///
 /// # Errors
-/// The command cannot be started, or fails; the error ends with its last lines of output.
+/// The command cannot be started, or fails; the error is one line, with the last line of the
+/// output and the file where more of it is kept.
 pub fn quietly(title: &str, command: &mut Command) -> Result<()> {
     let progress = Progress::start(title);
     let mut child = command
@@ -49,17 +53,41 @@ pub fn quietly(title: &str, command: &mut Command) -> Result<()> {
     }
     progress.finish();
     if !status.success() {
-        let tail = tail
-            .lock()
-            .expect("no reader panics")
-            .make_contiguous()
-            .join("\n  ");
+        let tail = tail.lock().expect("no reader panics");
+        let last = tail
+            .iter()
+            .rev()
+            .map(|line| line.trim())
+            .find(|line| !line.is_empty());
+        let log = keep(title, command, tail.iter());
         bail!(
-            "{title}: {} failed ({status}):\n  {tail}",
-            command.get_program().display()
+            "{} failed ({status}): {} (more in {log})",
+            command.get_program().display(),
+            last.unwrap_or("it said nothing")
         );
     }
     Ok(())
+}
+
+/// Appends the output of a failed command to a log and says where that is.
+fn keep<'line>(
+    title: &str,
+    command: &Command,
+    lines: impl Iterator<Item = &'line String>,
+) -> String {
+    let path = workspace::target().join("xtask.log");
+    let mut text = format!("==> {title}: {command:?}\n");
+    for line in lines {
+        text.push_str(line);
+        text.push('\n');
+    }
+    let written = fs::create_dir_all(workspace::target())
+        .and_then(|()| fs::OpenOptions::new().create(true).append(true).open(&path))
+        .and_then(|mut log| log.write_all(text.as_bytes()));
+    match written {
+        Ok(()) => path.display().to_string(),
+        Err(error) => format!("no log: {error}"),
+    }
 }
 
 /// Runs a command that shows its own progress; announces it first.

@@ -19,7 +19,13 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use crate::{kernel_image::Kernel, step, workspace};
+use clap::Args;
+
+use crate::{
+    kernel_image::{self, Kernel, Release},
+    setup::{self, Purpose, packages},
+    step, workspace,
+};
 
 /// Modules that the guest needs before it has a root file system.
 const BOOT_MODULES: &[&str] = &["virtio_pci", "virtiofs", "overlay"];
@@ -60,6 +66,36 @@ START
 # The first process changes root, so that the kernel finds modprobe there.
 exec switch_root /newroot /bin/sh /run/start
 ";
+
+/// `cargo xtask vm`: for looking at what another kernel does.
+#[derive(Args, Debug)]
+pub struct Vm {
+    /// The kernel
+    kernel: Release,
+    /// What the guest's shell runs
+    #[arg(default_value = "uname -r")]
+    command: String,
+}
+
+impl Vm {
+    /// Boots, runs the command, ends with its failure.
+    ///
+    /// # Errors
+    /// The machine cannot be made or started, or the command fails.
+    pub fn run(self) -> Result<()> {
+        setup::ensure(&[Purpose::Kernel])?;
+        let kernel = kernel_image::ensure(self.kernel)?;
+        let ended = Machine::new(&kernel).run(&format!("{}\n", self.command))?;
+        if ended.exit_code != 0 {
+            bail!(
+                "under Linux {}: exit code {}",
+                kernel.version,
+                ended.exit_code
+            );
+        }
+        Ok(())
+    }
+}
 
 /// A machine that is ready to be started.
 pub struct Machine<'kernel> {
@@ -106,7 +142,7 @@ impl<'kernel> Machine<'kernel> {
                 Share::start("host", Path::new("/"), &sockets, scratch)?,
                 Share::start("modules", &modules, &sockets, scratch)?,
             ];
-            watch(&mut self.qemu(&initrd, &shares))
+            watch(&mut self.qemu(&initrd, &shares)?)
         })();
         fs::remove_dir_all(&sockets)?;
         ended.with_context(|| format!("the machine's logs are in {}", scratch.display()))
@@ -118,7 +154,8 @@ impl<'kernel> Machine<'kernel> {
         for dir in ["bin", "modules", "dev", "proc", "sys", "newroot"] {
             fs::create_dir_all(tree.join(dir))?;
         }
-        fs::copy("/bin/busybox", tree.join("bin/busybox")).context("busybox-static is missing")?;
+        let busybox = packages::locate(&["/bin/busybox"]).context("busybox-static is missing")?;
+        fs::copy(busybox, tree.join("bin/busybox"))?;
         for (index, module) in self.boot_modules()?.iter().enumerate() {
             let name = module.file_stem().unwrap_or_default().display().to_string();
             let plain = decompressed(module)?;
@@ -162,8 +199,12 @@ impl<'kernel> Machine<'kernel> {
         Ok(files)
     }
 
-    fn qemu(&self, initrd: &Path, shares: &[Share]) -> Command {
-        let mut qemu = workspace::command("qemu-system-x86_64");
+    fn qemu(&self, initrd: &Path, shares: &[Share]) -> Result<Command> {
+        let mut qemu = packages::command(&["qemu-system-x86_64"])?;
+        // Firmware, if qemu is not where it was built to be.
+        for data in ["usr/share/qemu", "usr/share/seabios"] {
+            qemu.arg("-L").arg(packages::private_root().join(data));
+        }
         qemu.args(["-accel", "tcg,thread=multi", "-cpu", CPU, "-smp", "2", "-m"])
             .arg(MEMORY_MIB.to_string())
             .args([
@@ -192,7 +233,7 @@ impl<'kernel> Machine<'kernel> {
             .arg("-initrd")
             .arg(initrd);
         qemu.args(["-append", "console=ttyS0 quiet panic=-1"]);
-        qemu
+        Ok(qemu)
     }
 }
 
@@ -205,12 +246,12 @@ struct Share {
 
 impl Share {
     fn start(tag: &'static str, directory: &Path, sockets: &Path, logs: &Path) -> Result<Self> {
-        let program = crate::setup::virtiofsd()?;
+        let mut command = packages::command(packages::VIRTIOFSD)?;
+        let program = PathBuf::from(command.get_program());
         let socket = sockets.join(tag);
         let log = fs::File::create(logs.join(format!("virtiofsd-{tag}.log")))?;
-        let mut command = workspace::command(&program);
         command.arg(format!("--socket-path={}", socket.display()));
-        if program.starts_with("/usr/lib/qemu") {
+        if program.ends_with("lib/qemu/virtiofsd") {
             // The one that came with qemu, up to 7.2.
             let options = format!(
                 "source={},cache=auto,sandbox=chroot,xattr",

@@ -6,7 +6,7 @@ pub mod apt;
 mod bpf_linker;
 mod components;
 mod mounts;
-mod packages;
+pub mod packages;
 mod rust_src;
 
 use std::path::PathBuf;
@@ -97,16 +97,4 @@ fn ensure_with(purposes: &[Purpose], sysroot: Option<PathBuf>) -> Result<()> {
         "set-up is incomplete: {} of the things above could not be had",
         missing.len()
     )
-}
-
-/// The virtiofsd of this machine.
-///
-/// # Errors
-/// There is none.
-pub fn virtiofsd() -> Result<PathBuf> {
-    packages::VIRTIOFSD
-        .iter()
-        .map(PathBuf::from)
-        .find(|path| path.is_file())
-        .ok_or_else(|| anyhow::anyhow!("virtiofsd is not installed"))
 }

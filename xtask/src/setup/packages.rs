@@ -1,7 +1,7 @@
 //! Debian packages that tests, benchmarks and other kernels use. Installed only when a program
 //! that we need is missing, so that a machine which has it from elsewhere is left alone.
 
-use std::path::Path;
+use std::{fs, path::PathBuf, process::Command};
 
 use anyhow::{Context, Result, bail};
 
@@ -79,13 +79,47 @@ pub fn ensure(purposes: &[Purpose]) -> Result<()> {
 }
 
 fn is_met(need: &Need) -> bool {
-    need.probes.iter().any(|probe| {
-        if probe.starts_with('/') {
-            Path::new(probe).is_file()
+    locate(need.probes).is_some()
+}
+
+/// Where packages are unpacked that cannot be installed without removing others.
+pub fn private_root() -> PathBuf {
+    workspace::tools().join("debian")
+}
+
+/// The first of these that is there, on the system or unpacked by us: a program's name, or a
+/// whole path.
+pub fn locate(probes: &[&str]) -> Option<PathBuf> {
+    probes.iter().find_map(|probe| {
+        if let Some(below_root) = probe.strip_prefix('/') {
+            [PathBuf::from(probe), private_root().join(below_root)]
+                .into_iter()
+                .find(|path| path.is_file())
         } else {
-            workspace::find_program(probe).is_some()
+            workspace::find_program(probe).or_else(|| {
+                ["usr/bin", "usr/sbin", "bin", "sbin"]
+                    .iter()
+                    .map(|dir| private_root().join(dir).join(probe))
+                    .find(|path| path.is_file())
+            })
         }
     })
+}
+
+/// A command for a program that [`locate`] found, with the libraries that were unpacked with it.
+///
+/// # Errors
+/// It is not there.
+pub fn command(probes: &[&str]) -> Result<Command> {
+    let program = locate(probes)
+        .with_context(|| format!("{} is not on this machine", probes.join(" or ")))?;
+    let mut command = workspace::command(&program);
+    if program.starts_with(private_root()) {
+        let libraries = ["usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu"]
+            .map(|dir| private_root().join(dir));
+        command.env("LD_LIBRARY_PATH", std::env::join_paths(libraries)?);
+    }
+    Ok(command)
 }
 
 fn install(packages: &[&str]) -> Result<()> {
@@ -102,23 +136,92 @@ fn install(packages: &[&str]) -> Result<()> {
     if !workspace::is_root() {
         bail!("not root; {advice}");
     }
-    // Package lists may be missing or old; refreshed only if installing as it stands fails.
-    if apt_install(packages).is_err() {
-        step::quietly(
-            "refreshing package lists",
-            workspace::command("apt-get").args(["-q", "update"]),
-        )
-        .with_context(|| advice.clone())?;
-        apt_install(packages).with_context(|| advice)?;
+    // Package lists may be missing or old; refreshed only if it does not work as they stand.
+    if install_or_unpack(packages).is_err() {
+        let mut update = workspace::command("apt-get");
+        step::quietly("refreshing package lists", update.args(["-q", "update"]))
+            .with_context(|| advice.clone())?;
+        install_or_unpack(packages).with_context(|| advice)?;
     }
     Ok(())
 }
 
-fn apt_install(packages: &[&str]) -> Result<()> {
+/// Installs what can be installed without removing anything; unpacks the rest into a directory
+/// of our own. A machine may hold a part of a newer version, as qemu-utils from backports.
+fn install_or_unpack(packages: &[&str]) -> Result<()> {
+    let mut peaceful = Vec::new();
+    let mut blocked = Vec::new();
+    for package in packages {
+        let plan = Plan::of(&[package])?;
+        if plan.removes {
+            &mut blocked
+        } else {
+            &mut peaceful
+        }
+        .push(*package);
+    }
+    if !peaceful.is_empty() {
+        let mut apt = apt_install_command(&["-q", "-y", "--no-remove"]);
+        step::quietly(
+            &format!("installing {}", peaceful.join(" ")),
+            apt.args(&peaceful),
+        )?;
+    }
+    if !blocked.is_empty() {
+        unpack(&Plan::of(&blocked)?.installs, &blocked)?;
+    }
+    Ok(())
+}
+
+/// What apt would do.
+struct Plan {
+    installs: Vec<String>,
+    removes: bool,
+}
+
+impl Plan {
+    /// Simulates the installation; apt prints one line for each package, `Inst NAME …` or
+    /// `Remv NAME …`.
+    fn of(packages: &[&str]) -> Result<Self> {
+        let simulated = step::output(apt_install_command(&["-q", "--simulate"]).args(packages))?;
+        let second = |line: &str| line.split(' ').nth(1).map(str::to_owned);
+        Ok(Self {
+            installs: simulated
+                .lines()
+                .filter(|line| line.starts_with("Inst "))
+                .filter_map(second)
+                .collect(),
+            removes: simulated.lines().any(|line| line.starts_with("Remv ")),
+        })
+    }
+}
+
+fn unpack(files_of: &[String], wanted: &[&str]) -> Result<()> {
+    let download = private_root().join("download");
+    fs::create_dir_all(&download)?;
     let mut apt = workspace::command("apt-get");
-    apt.args(["-q", "-y", "--no-install-recommends", "--no-remove"])
-        .args(["-o", "DPkg::Lock::Timeout=300", "install"])
-        .args(packages)
+    // As the caller: apt's own user cannot write to our directory.
+    apt.args(["-q", "-o", "APT::Sandbox::User=", "download"])
+        .args(files_of)
+        .current_dir(&download);
+    step::quietly(
+        &format!("downloading {} and libraries", wanted.join(" ")),
+        &mut apt,
+    )?;
+    for entry in fs::read_dir(&download)? {
+        let mut dpkg = workspace::command("dpkg-deb");
+        dpkg.arg("-x").arg(entry?.path()).arg(private_root());
+        step::output(&mut dpkg)?;
+    }
+    fs::remove_dir_all(&download)?;
+    Ok(())
+}
+
+fn apt_install_command(options: &[&str]) -> Command {
+    let mut apt = workspace::command("apt-get");
+    apt.arg("install")
+        .args(["--no-install-recommends", "-o", "DPkg::Lock::Timeout=300"])
+        .args(options)
         .env("DEBIAN_FRONTEND", "noninteractive");
-    step::quietly(&format!("installing {}", packages.join(" ")), &mut apt)
+    apt
 }

@@ -40,11 +40,11 @@ pub fn ensure(sysroot: Option<PathBuf>) -> Result<()> {
             "rustup reported success, but {} is not there",
             library.display()
         ),
-        Err(error) => first_line(&error),
+        Err(error) => format!("{error:#}"),
     };
     let by_debian = match copy_from_debian(&library) {
         Ok(()) => return Ok(()),
-        Err(error) => first_line(&error),
+        Err(error) => format!("{error:#}"),
     };
     bail!(
         "not at {}; `rustup component add rust-src`: {by_rustup}; Debian package: {by_debian}. \
@@ -56,14 +56,6 @@ pub fn ensure(sysroot: Option<PathBuf>) -> Result<()> {
 
 fn is_there(library: &Path) -> bool {
     library.join("core/src/lib.rs").is_file() && library.join("Cargo.lock").is_file()
-}
-
-fn first_line(error: &anyhow::Error) -> String {
-    format!("{error:#}")
-        .lines()
-        .map(str::trim)
-        .collect::<Vec<_>>()
-        .join(" | ")
 }
 
 fn add_by_rustup() -> Result<()> {
