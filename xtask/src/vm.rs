@@ -36,6 +36,8 @@ const MEMORY_MIB: u32 = 3072;
 const CPU: &str = "max,cx16=off";
 /// How long the guest may run.
 const TIME_LIMIT: Duration = Duration::from_mins(20);
+/// The line on the console after which the script's output follows; firmware talks before.
+const START_LINE: &str = "XTASK-GUEST-START";
 /// The line on the console that carries the script's exit code.
 const EXIT_LINE: &str = "XTASK-GUEST-EXIT=";
 
@@ -58,6 +60,7 @@ mount -t bpf b /newroot/sys/fs/bpf; mount -t cgroup2 c /newroot/sys/fs/cgroup
 mount -t tracefs t /newroot/sys/kernel/tracing; mount -t debugfs t /newroot/sys/kernel/debug
 cp /bin/busybox /script /newroot/run/
 cat > /newroot/run/start <<'START'
+echo; echo XTASK-GUEST-START
 ip link set lo up
 /bin/sh /run/script; code=$?
 echo; echo XTASK-GUEST-EXIT=$code
@@ -104,7 +107,7 @@ pub struct Machine<'kernel> {
 
 /// How a script ended.
 pub struct Ended {
-    /// Everything that came over the console, lines ending in `\n`.
+    /// Everything that came over the console after the start, lines ending in `\n`.
     pub console: String,
     /// The exit code of the script.
     pub exit_code: i32,
@@ -322,12 +325,22 @@ fn watch(qemu: &mut Command) -> Result<Ended> {
         console: String::new(),
         exit_code: -1,
     };
+    let mut boot = Some(String::new());
     let mut exit_code = None;
     loop {
         match console.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
             Ok(line) => {
                 if let Some(code) = line.strip_prefix(EXIT_LINE) {
                     exit_code = code.trim().parse().ok();
+                    continue;
+                }
+                if let Some(text) = &mut boot {
+                    if line == START_LINE {
+                        boot = None;
+                    } else {
+                        text.push_str(&line);
+                        text.push('\n');
+                    }
                     continue;
                 }
                 println!("{line}");
@@ -346,8 +359,12 @@ fn watch(qemu: &mut Command) -> Result<Ended> {
     child.wait()?;
     // The channel is closed, so the reader has ended.
     let _ = reader.join();
-    ended.exit_code =
-        exit_code.context("the machine ended without an exit code (a kernel panic?)")?;
+    let Some(code) = exit_code else {
+        // What was held back may say why.
+        eprint!("{}", boot.unwrap_or_default());
+        bail!("the machine ended without an exit code (a kernel panic?)");
+    };
+    ended.exit_code = code;
     Ok(ended)
 }
 
