@@ -96,6 +96,7 @@ impl Hop {
 
 /// Flags and numbers of a TCP segment.
 #[derive(Clone, Copy, Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "they are bits of the header")]
 pub struct TcpFlags {
     /// Open.
     pub syn: bool,

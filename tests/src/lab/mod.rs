@@ -8,9 +8,12 @@ pub mod daemon;
 pub mod frame;
 pub mod namespace;
 pub mod place;
+pub mod scene;
 pub mod shop;
+pub mod shop_flows;
 pub mod tag;
 pub mod traffic;
+pub mod tree;
 
 use std::{
     fs,
@@ -24,8 +27,10 @@ pub use self::{
     daemon::{Daemon, DaemonOptions},
     namespace::Namespace,
     place::{Place, Process},
+    scene::Scene,
     tag::Tag,
-    traffic::{Expect, Outcome},
+    traffic::{Expect, FlowProtocol, Outcome},
+    tree::Tree,
 };
 
 /// A lab. Dropping it removes all that carries its tag.

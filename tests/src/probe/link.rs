@@ -2,10 +2,14 @@
 
 use std::{
     ffi::CString,
+    fmt::Write as _,
     io::{self, BufRead},
     mem::size_of,
     os::fd::{AsRawFd, OwnedFd},
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -52,8 +56,8 @@ impl LinkSocket {
         )?;
         // SAFETY: all-zero is a valid sockaddr_ll.
         let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
-        address.sll_family = libc::AF_PACKET as u16;
-        address.sll_protocol = (libc::ETH_P_ALL as u16).to_be();
+        address.sll_family = AF_PACKET;
+        address.sll_protocol = ETH_P_ALL.to_be();
         address.sll_ifindex = ifindex.cast_signed();
         let this = Self { socket, address };
         // SAFETY: the pointer and the length describe `this.address`.
@@ -104,7 +108,18 @@ impl LinkSocket {
     }
 }
 
-const ADDRESS_LENGTH: libc::socklen_t = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
+/// `AF_PACKET` and `ETH_P_ALL` of linux/socket.h and linux/if_ether.h, in the width that
+/// `sockaddr_ll` wants.
+const AF_PACKET: u16 = 17;
+const ETH_P_ALL: u16 = 3;
+
+/// Size of `sockaddr_ll`.
+const ADDRESS_LENGTH: libc::socklen_t = 20;
+
+const _: () = assert!(
+    size_of::<libc::sockaddr_ll>() == 20 && size_of::<libc::c_int>() == 4,
+    "sizes given to the kernel"
+);
 
 /// Sends the frames on standard input, one a line in hex.
 pub fn send(link: &str) -> anyhow::Result<()> {
@@ -160,7 +175,7 @@ pub fn sniff(link: &str, mark: &str, incoming: bool, quiet: bool) -> anyhow::Res
                 libc::SOL_PACKET,
                 libc::PACKET_IGNORE_OUTGOING,
                 std::ptr::from_ref(&one).cast(),
-                size_of::<libc::c_int>() as libc::socklen_t,
+                4,
             )
         };
         anyhow::ensure!(set == 0, "{}", io::Error::last_os_error());
@@ -177,16 +192,17 @@ pub fn sniff(link: &str, mark: &str, incoming: bool, quiet: bool) -> anyhow::Res
     )?;
     let mark = from_hex(mark)?;
     anyhow::ensure!(!mark.is_empty(), "the mark is empty");
-    static STOP: AtomicBool = AtomicBool::new(false);
-    thread::spawn(|| {
-        let mut line = String::new();
-        while line.trim() != "stop" {
-            line.clear();
-            if io::stdin().read_line(&mut line).is_ok_and(|n| n == 0) {
+    let stop = Arc::new(AtomicBool::new(false));
+    let stopper = stop.clone();
+    thread::spawn(move || {
+        let mut word = String::new();
+        while word.trim() != "stop" {
+            word.clear();
+            if io::stdin().read_line(&mut word).is_ok_and(|n| n == 0) {
                 break;
             }
         }
-        STOP.store(true, Ordering::Relaxed);
+        stopper.store(true, Ordering::Relaxed);
     });
     tell(&LinkEvent::Ready);
     let mut frames = 0;
@@ -202,7 +218,7 @@ pub fn sniff(link: &str, mark: &str, incoming: bool, quiet: bool) -> anyhow::Res
                 }
             }
             // Stop only when the queue is empty: what was sent before `stop` is seen.
-            Err(_) if STOP.load(Ordering::Relaxed) => break,
+            Err(_) if stop.load(Ordering::Relaxed) => break,
             Err(_) => {}
         }
     }
@@ -224,5 +240,8 @@ pub fn from_hex(text: &str) -> anyhow::Result<Vec<u8>> {
 
 /// Hex digits of bytes.
 pub fn to_hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }

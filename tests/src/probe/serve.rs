@@ -43,7 +43,7 @@ pub fn serve(tcp: &[u16], udp: &[u16], report: bool) -> anyhow::Result<()> {
     for &port in udp {
         let socket = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, port))?;
         thread::spawn(move || {
-            let mut buffer = [0; 65_536];
+            let mut buffer = vec![0; 65_536];
             loop {
                 if let Ok((length, from)) = socket.recv_from(&mut buffer) {
                     let _ = socket.send_to(&buffer[..length], from);
