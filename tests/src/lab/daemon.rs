@@ -11,7 +11,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use enforcer::observe::record::FlowRecord;
+use enforcer::observe::record::{FlowRecord, StreamLine};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -103,7 +103,7 @@ impl Daemon {
             .args([OsStr::new("--state-dir"), self.state().as_os_str()])
             .args([OsStr::new("--pin-dir"), self.pins.as_os_str()])
             .args([OsStr::new("--socket"), self.socket().as_os_str()])
-            .args(["--node-name", &self.options.name]);
+            .args(["--node", &self.options.name]);
         if !self.options.extra.iter().any(|a| a == "--metrics") {
             command.args(["--metrics", "off"]);
         }
@@ -236,10 +236,14 @@ impl Daemon {
             "enforcer observe: {}",
             String::from_utf8_lossy(&output.stderr)
         );
-        String::from_utf8(output.stdout)?
-            .lines()
-            .map(|line| serde_json::from_str(line).with_context(|| format!("record: {line}")))
-            .collect()
+        let mut records = Vec::new();
+        for line in String::from_utf8(output.stdout)?.lines() {
+            match serde_json::from_str(line).with_context(|| format!("record: {line}"))? {
+                StreamLine::Record(record) => records.push(record),
+                StreamLine::Lost { lost } => anyhow::bail!("{lost} records went by unread"),
+            }
+        }
+        Ok(records)
     }
 
     /// Waits until the daemon has a record that `wanted` accepts.

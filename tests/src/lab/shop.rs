@@ -25,11 +25,11 @@ use super::{
 /// Name of the uplink on every host.
 pub const UPLINK: &str = "up0";
 
-/// TCP ports on which every workload of the shop listens, so that a denial is told from a
+/// TCP ports on which everybody in the shop listens, so that a denial is told from a
 /// closed port.
 pub const TCP_PORTS: [u16; 5] = [8080, 9000, 5432, 9100, 2222];
 
-/// The UDP port on which every workload listens.
+/// The UDP port on which everybody listens.
 pub const UDP_PORT: u16 = 9999;
 
 /// A host of the shop.
@@ -198,9 +198,9 @@ impl Shop {
         ]
     }
 
-    /// Starts the servers of every workload on all ports of the shop.
+    /// Starts servers of everybody on all ports of the shop.
     pub fn serve(&self) -> Result<Vec<Process>> {
-        self.parties()[..4]
+        self.parties()
             .iter()
             .map(|party| party.place.serve(&TCP_PORTS, &[UDP_PORT]))
             .collect()

@@ -4,10 +4,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use enforcer::{
-    compile::image::RuleDirection,
-    observe::record::{FlowRecord, Verdict},
-};
+use enforcer::observe::record::{FlowRecord, Verdict};
 use serde::Serialize;
 
 use super::{
@@ -176,8 +173,7 @@ pub fn try_flows(
         let specs: Vec<_> = own
             .iter()
             .flat_map(|f| {
-                [false, true]
-                    .map(|v6| flow(f.protocol, f.to.of(shop).ip(v6), f.port, expect(*f)))
+                [false, true].map(|v6| flow(f.protocol, f.to.of(shop).ip(v6), f.port, expect(*f)))
             })
             .collect();
         if specs.is_empty() {
@@ -208,12 +204,9 @@ pub struct Denial {
 /// Whether a record is about the flow.
 pub fn is_about(record: &FlowRecord, shop: &Shop, flow: ShopFlow, v6: bool) -> bool {
     let (from, to) = (flow.from.of(shop).ip(v6), flow.to.of(shop).ip(v6));
-    let (source, destination) = match record.direction {
-        RuleDirection::Egress => (&record.workload, &record.peer),
-        RuleDirection::Ingress => (&record.peer, &record.workload),
-    };
-    source.address == from
-        && destination.address == to
+    let destination = record.destination();
+    record.source().address == Some(from)
+        && destination.address == Some(to)
         && record.protocol == flow.protocol.record_name(v6)
         && (flow.protocol == FlowProtocol::Icmp || destination.port == Some(flow.port))
 }
