@@ -33,6 +33,9 @@ pub struct Demo {
     /// Leave the shop up, and print what to try
     #[arg(long)]
     keep: bool,
+    /// Remove shops that were left up
+    #[arg(long, conflicts_with = "keep")]
+    down: bool,
     /// How results are printed
     #[arg(long, value_enum, default_value_t = Output::Human)]
     output: Output,
@@ -61,6 +64,9 @@ impl Demo {
             .env("ENFORCER_BIN", binaries.join("enforcer"));
         if self.keep {
             demo.arg("--keep");
+        }
+        if self.down {
+            demo.arg("--down");
         }
         step::openly("the shop", &mut demo)
     }
