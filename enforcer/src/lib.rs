@@ -10,6 +10,7 @@ pub mod inventory;
 pub mod observe;
 pub mod policy;
 pub mod sd_notify;
+pub mod sink;
 pub mod state;
 pub mod supervisor;
 pub mod watch;

@@ -11,6 +11,7 @@ pub mod duration;
 pub mod endpoints;
 pub mod exit;
 pub mod log;
+pub mod observe;
 pub mod output;
 pub mod run;
 pub mod shell;
@@ -54,6 +55,8 @@ pub enum Command {
     Status(status::StatusArgs),
     /// List the enforcement points of local workloads.
     Endpoints(endpoints::EndpointsArgs),
+    /// Show denied flows, and why they were denied.
+    Observe(observe::ObserveArgs),
     /// Wait until a policy is in force in the kernel.
     Wait(wait::WaitArgs),
     /// Print completions for a shell.
@@ -85,6 +88,7 @@ fn run(cli: &Cli) -> anyhow::Result<Exit> {
         Command::Confirm(args) => confirm::run(args, format),
         Command::Status(args) => status::run(args, format),
         Command::Endpoints(args) => endpoints::run(args, format),
+        Command::Observe(args) => observe::run(args, format),
         Command::Wait(args) => wait::run(args, format),
         Command::Completions(args) => shell::completions(args, Cli::command()),
         Command::Man(args) => shell::man(args, Cli::command()),

@@ -1,0 +1,46 @@
+//! Where flow records go when they leave the daemon. Each sink has a bounded queue and a
+//! thread of its own: a carrier that is slow or broken costs records, counted by cause, and
+//! never holds up anything else.
+
+pub mod file;
+pub mod lines;
+pub mod queue;
+pub mod stdout;
+
+use std::sync::Arc;
+
+use crate::observe::record::FlowRecord;
+
+pub use queue::{SinkQueue, SinkStats};
+
+/// Why records could not be handed over (yet).
+#[derive(Debug, thiserror::Error)]
+#[error("{what}")]
+pub struct SinkError {
+    what: String,
+    source: std::io::Error,
+}
+
+impl SinkError {
+    /// `what` failed.
+    pub fn new(what: impl Into<String>, source: std::io::Error) -> Self {
+        Self {
+            what: what.into(),
+            source,
+        }
+    }
+}
+
+/// A carrier of records. It may block: it runs in a thread of its own.
+pub trait Sink: Send {
+    /// Takes a record over. It may be buffered until [`Sink::flush`]. Called once for each
+    /// record, and only after a `flush` that succeeded if the one before failed.
+    fn take(&mut self, record: &Arc<FlowRecord>);
+
+    /// Hands over everything that was taken. After an error, what was not handed over is kept
+    /// and the next call goes on with it.
+    fn flush(&mut self) -> Result<(), SinkError>;
+
+    /// Bytes that were taken and not handed over: the queue stops taking at a limit.
+    fn pending(&self) -> usize;
+}
