@@ -58,17 +58,13 @@ pub enum UnitPattern {
 }
 
 impl UnitPattern {
-    /// Reads a `unit:` value. A plain name without a unit type is a service, as for systemctl.
+    /// Reads a `unit:` value.
     pub fn parse(pattern: &str) -> Result<Self, Error> {
         if has_wildcard(pattern) {
             let glob = unit_glob(pattern)?.compile_matcher();
             return Ok(Self::Glob(Box::new(glob)));
         }
-        if TYPES.iter().any(|t| pattern.ends_with(t)) {
-            Ok(Self::Exact(pattern.to_owned()))
-        } else {
-            Ok(Self::Exact(format!("{pattern}.service")))
-        }
+        Ok(Self::Exact(pattern.to_owned()))
     }
 
     /// Whether a unit with this address is meant.
@@ -147,7 +143,6 @@ mod tests {
     fn patterns() {
         let matches =
             |pattern: &str, address: &str| UnitPattern::parse(pattern).unwrap().matches(address);
-        assert!(matches("foo", "foo.service"));
         assert!(matches("foo.service", "foo.service"));
         assert!(!matches("foo.service", "user@7.service/foo.service"));
         assert!(matches("foo@*.service", "foo@a.service"));
