@@ -170,7 +170,7 @@ impl PolicyDiagnostic {
             file: file.name.clone(),
             line: at.line,
             column: at.column,
-            message,
+            message: printable(&message),
             help,
             snippet,
             mark,
@@ -384,6 +384,8 @@ impl Collector {
         }
         self.errors
             .sort_by(|a, b| (&a.file, a.line, a.column).cmp(&(&b.file, b.line, b.column)));
+        // What an alias repeats is wrong once.
+        self.errors.dedup();
         Some(PolicyErrors {
             errors: self.errors,
             omitted: self.omitted,
@@ -416,6 +418,19 @@ pub(super) fn closest<'c>(
         .filter(|(distance, candidate)| *distance <= (candidate.len().max(word.len()) / 3).max(1))
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, candidate)| candidate)
+}
+
+/// Text from outside, so that it cannot drive a terminal: control characters become escapes.
+pub(super) fn printable(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() {
+            shown.extend(c.escape_default());
+        } else {
+            shown.push(c);
+        }
+    }
+    shown
 }
 
 /// "`a`, `b` or `c`".
@@ -467,8 +482,14 @@ mod tests {
     fn errors_beyond_the_limit_are_counted() {
         let file = SourceFile::new("a.yaml", "text");
         let mut errors = Collector::default();
-        for _ in 0..KEPT_ERRORS + 5 {
-            errors.add(Code::BadName, &file, Position::START, "m", "h");
+        for index in 0..KEPT_ERRORS + 5 {
+            errors.add(
+                Code::BadName,
+                &file,
+                Position::START,
+                index.to_string(),
+                "h",
+            );
         }
         let errors = errors.finish().expect("there are errors");
         assert_eq!(errors.errors().len(), KEPT_ERRORS);

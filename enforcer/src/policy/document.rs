@@ -277,59 +277,96 @@ pub(super) fn parse(file: &SourceFile, errors: &mut Collector) -> Vec<Node> {
 }
 
 fn refuse(file: &SourceFile, part: &Part<'_>, error: &Error, errors: &mut Collector) {
-    use serde_saphyr::MessageFormatter as _;
     let mut error = error.without_snippet();
     let location = error.location();
     while let Error::AliasError { error: inner, .. } = error {
         error = inner.without_snippet();
     }
-    let at = location.map_or(
-        Position {
-            line: part.lines_before + 1,
-            ..Position::START
-        },
-        |location| Position {
-            line: u32::try_from(location.line()).unwrap_or(u32::MAX).max(1) + part.lines_before,
-            column: u32::try_from(location.column()).unwrap_or(u32::MAX).max(1),
-            width: 1,
-        },
-    );
-    let limit = matches!(
-        error,
-        Error::Budget { .. }
-            | Error::AliasReplayLimitExceeded { .. }
-            | Error::AliasReplayStackDepthExceeded { .. }
-            | Error::AliasExpansionLimitExceeded { .. }
-            | Error::AliasReplayCounterOverflow { .. }
-    );
-    let text = serde_saphyr::UserMessageFormatter.format_message(error);
-    let text = text
-        .escape_debug()
-        .to_string()
-        .replace("\\'", "'")
-        .replace("\\\"", "\"");
-    if limit {
-        let help = "split the document, and write out what aliases (`*name`) repeat";
-        errors.add(Code::YamlLimit, file, at, text, help);
-        return;
+    let at = location.map_or((1, 1), |location| (location.line(), location.column()));
+    let at = within(part, at);
+    let (code, message, help) = explain(error, file.line(at.line), at.column);
+    errors.add(code, file, at, message, help);
+}
+
+/// A position in a part, as one in the file. What is unclosed is noticed behind the part's end.
+fn within(part: &Part<'_>, (line, column): (u64, u64)) -> Position {
+    let small = |number: u64| u32::try_from(number).unwrap_or(u32::MAX).max(1);
+    let (mut line, mut column) = (small(line), small(column));
+    let last = part.text.trim_end().lines().count().max(1);
+    let last = u32::try_from(last).unwrap_or(u32::MAX);
+    if line > last {
+        let text = part.text.lines().nth(last as usize - 1).unwrap_or_default();
+        line = last;
+        column = small(text.trim_end().chars().count() as u64);
     }
-    let line = file.line(at.line);
+    Position {
+        line: line + part.lines_before,
+        column,
+        width: 1,
+    }
+}
+
+const SPLIT: &str = "split the document, or check that it is what you meant";
+const REPEAT: &str = "write out what aliases (`*name`) repeat, or split the document";
+
+/// Code, message and help for an error of the parser in this line.
+fn explain(error: &Error, line: &str, column: u32) -> (Code, String, &'static str) {
+    use serde_saphyr::{MessageFormatter as _, budget::BudgetBreach};
+    let depth = format!("nested more than {DEPTH} levels deep");
+    match error {
+        Error::Budget {
+            breach: BudgetBreach::Depth { .. },
+            ..
+        } => return (Code::YamlLimit, depth, SPLIT),
+        Error::Budget { .. } => {
+            let message = format!("a document of more than {NODES} values, or {ALIASES} aliases");
+            return (Code::YamlLimit, message, SPLIT);
+        }
+        Error::AliasReplayLimitExceeded { .. }
+        | Error::AliasReplayStackDepthExceeded { .. }
+        | Error::AliasExpansionLimitExceeded { .. }
+        | Error::AliasReplayCounterOverflow { .. } => {
+            let message = format!("aliases repeat more than {REPEATED_NODES} values");
+            return (Code::YamlLimit, message, REPEAT);
+        }
+        Error::UnknownAnchor { .. } => {
+            return (
+                Code::YamlSyntax,
+                "an alias to an anchor that is not in this document".to_owned(),
+                "write the anchor (`&name`) before its alias (`*name`), or put a text that \
+                 begins with `*` into quotes",
+            );
+        }
+        Error::UnsupportedTag { tag, .. } => {
+            return (
+                Code::YamlSyntax,
+                format!("the tag `{tag}`"),
+                "remove it, or put a text that begins with `!` into quotes",
+            );
+        }
+        _ => {}
+    }
+    let message = serde_saphyr::UserMessageFormatter
+        .format_message(error)
+        .into_owned();
+    if message.contains("recursion limit") {
+        return (Code::YamlLimit, depth, SPLIT);
+    }
     let indentation = &line[..line.len() - line.trim_start().len()];
+    let special = line
+        .chars()
+        .nth(column as usize - 1)
+        .is_some_and(|c| "*&!@`%|>".contains(c));
     let help = if indentation.contains('\t') {
         "indent with spaces: YAML does not allow tabs there"
+    } else if special {
+        "put a text that begins with one of * & ! @ ` % | > into quotes"
     } else if line.matches(": ").count() > 1 && !line.contains(['{', '"', '\'']) {
-        "put a value that contains `: ` into quotes, or begin a new line after the first `:`"
-    } else if line
-        .trim_start()
-        .starts_with(['*', '&', '!', '@', '`', '%'])
-        || line.contains(": *")
-        || line.contains(": !")
-    {
-        "put a value that begins with one of * & ! @ ` % into quotes"
+        "put a text that contains `: ` into quotes, or begin a new line after the first `:`"
     } else {
-        "check indentation, quotes and brackets here and in the line before"
+        "check indentation, quotes and brackets here and in the lines before"
     };
-    errors.add(Code::YamlSyntax, file, at, text, help);
+    (Code::YamlSyntax, message, help)
 }
 
 #[cfg(test)]

@@ -53,22 +53,24 @@ pub fn load_paths(paths: &[PathBuf]) -> Result<ResolvedPolicy, PolicyErrors> {
 /// As [`load`].
 pub fn load_text(name: &str, text: &str) -> Result<ResolvedPolicy, PolicyErrors> {
     let tree = Tree::of_text(SourceFile::new(name, text));
-    finish(&tree, None, diagnostic::Collector::default())
+    finish(&tree, name, None, diagnostic::Collector::default())
 }
 
 fn read(paths: &[PathBuf], names: Names) -> Result<ResolvedPolicy, PolicyErrors> {
     let mut errors = diagnostic::Collector::default();
     let commit = paths.first().and_then(|path| commit::of(path));
     let tree = source::read(paths, names, &mut errors);
-    finish(&tree, commit.map(Arc::from), errors)
+    let shown: Vec<_> = paths.iter().map(|path| path.to_string_lossy()).collect();
+    finish(&tree, &shown.join(", "), commit.map(Arc::from), errors)
 }
 
 fn finish(
     tree: &Tree,
+    shown: &str,
     commit: Option<Arc<str>>,
     mut errors: diagnostic::Collector,
 ) -> Result<ResolvedPolicy, PolicyErrors> {
-    let policy = resolve::resolve(tree, commit.as_ref(), &mut errors);
+    let policy = resolve::resolve(tree, shown, commit.as_ref(), &mut errors);
     errors.finish().map_or(Ok(policy), Err)
 }
 

@@ -74,21 +74,21 @@ impl Reader<'_> {
         let name = self.required(&fields, "name", "`metadata`", "write `name: some-name`");
         let name = name.and_then(|node| Some((self.name(node)?, node.at)));
         let namespace = match fields.find("namespace") {
-            Some(node) => Some(self.namespace(node)?),
-            None => None,
+            Some(node) => self.namespace(node).map(Some),
+            None => Some(None),
         };
         let labels = match fields.find("labels") {
-            Some(node) => self.labels(node)?,
-            None => Labels::new(),
+            Some(node) => self.labels(node),
+            None => Some(Labels::new()),
         };
         if let Some(node) = fields.find("annotations") {
             self.annotations(node);
         }
         let (name, at) = name?;
         Some(Metadata {
-            namespace,
+            namespace: namespace?,
             name,
-            labels,
+            labels: labels?,
             at,
         })
     }
@@ -210,7 +210,7 @@ impl Reader<'_> {
             Code::BadSpiffeId,
             node.at,
             format!("{} is not the SPIFFE ID of a workload: {why}", quoted(text)),
-            "write `spiffe://` , a trust domain of a to z, 0 to 9, `.`, `-`, `_`, and a path, \
+            "write `spiffe://`, a trust domain of a to z, 0 to 9, `.`, `-`, `_`, and a path, \
              as in `spiffe://example.org/ns/shop/sa/web`",
         );
         None

@@ -6,16 +6,37 @@ use ipnet::IpNet;
 
 use super::{
     diagnostic::{Code, listed},
-    document::Node,
+    document::{Node, Value},
     model::{LabelSelector, Peer},
     reader::{Fields, Reader, quoted},
 };
 
 const FORMS: [&str; 3] = ["labels", "cidr", "entity"];
 
+/// The field in which a peer that is only a word was probably meant.
+fn form_of(text: &str) -> Option<&'static str> {
+    if matches!(text, "world" | "host" | "any") {
+        return Some("entity");
+    }
+    let network = text.parse::<IpNet>().is_ok() || text.parse::<IpAddr>().is_ok();
+    network.then_some("cidr")
+}
+
 impl Reader<'_> {
     /// An item of `from` or `to`. `namespace` is the policy's own.
     pub(super) fn peer(&mut self, node: &Node, namespace: Option<&str>) -> Option<Peer> {
+        if let Value::Text(text) = &node.value
+            && let Some(form) = form_of(text)
+        {
+            let message = format!("a peer is a mapping, not {}", quoted(text));
+            self.error(
+                Code::WrongType,
+                node.at,
+                message,
+                format!("write `{form}: {text}`"),
+            );
+            return None;
+        }
         let known = &["labels", "namespace", "cidr", "except", "entity"];
         let fields = self.fields(node, "a peer", known)?;
         let forms: Vec<_> = FORMS
@@ -24,6 +45,7 @@ impl Reader<'_> {
             .collect();
         let form = match forms.as_slice() {
             [form] => *form,
+            [] if fields.doubtful => return None,
             [] => {
                 let help = if fields.find("namespace").is_some() {
                     "add `labels: {}` for every workload of the namespace".to_owned()

@@ -55,7 +55,7 @@ impl Reader<'_> {
         match checked {
             Ok(place) => Some(place),
             Err((why, help)) => {
-                let message = format!("{} is not a {form}: {why}", quoted(text));
+                let message = format!("{} cannot be `{form}`: {why}", quoted(text));
                 self.error(Code::BadPlace, node.at, message, help);
                 None
             }

@@ -71,12 +71,12 @@ impl Reader<'_> {
                 let found = name.into_iter().find(|name| fields.find(name).is_some());
                 if let Some(name) = found {
                     let at = fields.key(name).unwrap_or(node.at);
-                    self.error(
-                        Code::PortProtocol,
-                        at,
-                        format!("`{name}` with `protocol: any`"),
-                        "write one entry for each protocol, as in `53/tcp` and `53/udp`",
-                    );
+                    let help = match name {
+                        "type" | "code" => "write `protocol: ICMP` or `protocol: ICMPv6`",
+                        _ => "write one entry for each protocol, as in `53/tcp` and `53/udp`",
+                    };
+                    let message = format!("`{name}` with `protocol: any`");
+                    self.error(Code::PortProtocol, at, message, help);
                     return None;
                 }
                 Some(PortMatch::ANY)
@@ -233,12 +233,12 @@ impl Reader<'_> {
 
     fn port_range(&mut self, node: &Node, text: &str) -> Option<(u16, u16)> {
         match text.split_once('-') {
-            Some((first, last)) => {
+            Some((first, last)) if !first.is_empty() && !last.is_empty() => {
                 let first = self.port_word(node, first.trim())?;
                 let last = self.port_word(node, last.trim())?;
                 self.ordered(node, first, last)
             }
-            None => {
+            _ => {
                 let port = self.port_word(node, text)?;
                 Some((port, port))
             }

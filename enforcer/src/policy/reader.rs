@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{
-    diagnostic::{Code, Collector, Position, closest, listed},
+    diagnostic::{Code, Collector, Position, closest, listed, printable},
     document::{Node, Value},
     model::Origin,
     source::SourceFile,
@@ -44,9 +44,6 @@ const LATER: &[(&str, &str)] = &[
     ("spiffeId", "select the workload by its labels"),
     ("serviceAccount", "select the workload by its labels"),
     ("service", "select the workloads behind it by their labels"),
-    ("namespaceSelector", "name the namespace in `namespace`"),
-    ("podSelector", "write the labels under `labels`"),
-    ("ipBlock", "write `cidr` and `except` directly"),
 ];
 
 /// Fields that people look for elsewhere: in what, the field, and what to write.
@@ -73,6 +70,17 @@ const ELSEWHERE: &[(&str, &str, &str)] = &[
         "namespace",
         "write the namespace in `metadata.namespace` of the policy",
     ),
+    (
+        "a peer",
+        "podSelector",
+        "write `labels`, without `matchLabels`",
+    ),
+    (
+        "a peer",
+        "namespaceSelector",
+        "name the namespace in `namespace`, beside `labels`",
+    ),
+    ("a peer", "ipBlock", "write `cidr` and `except` directly"),
     ("a peer", "matchLabels", "write `labels`"),
     ("a peer", "selector", "write `labels`"),
     (
@@ -93,6 +101,9 @@ pub(super) struct Reader<'a> {
 pub(super) struct Fields<'n> {
     /// Of the mapping.
     pub(super) at: Position,
+    /// Some field was not understood: what seems to be missing may be meant by it, and is not
+    /// worth another error.
+    pub(super) doubtful: bool,
     entries: Vec<(&'n str, Position, &'n Node)>,
 }
 
@@ -150,12 +161,22 @@ impl Reader<'_> {
         };
         let mut fields = Fields {
             at: node.at,
+            doubtful: false,
             entries: Vec::with_capacity(entries.len()),
         };
         for (key, value) in entries {
-            let Some(name) = self.key(key) else { continue };
+            let Some(name) = self.key(key) else {
+                fields.doubtful = true;
+                continue;
+            };
             if !known.contains(&name) {
-                self.unknown_field(name, key.at, what, known);
+                // A misspelt field is read as what was meant, for the errors that are in it.
+                match self.unknown_field(name, key.at, what, known) {
+                    Some(meant) if !has_key(entries, meant) && fields.key(meant).is_none() => {
+                        fields.entries.push((meant, key.at, value));
+                    }
+                    _ => fields.doubtful = true,
+                }
             } else if let Some(first) = fields.key(name) {
                 self.twice(name, key.at, first);
             } else {
@@ -187,35 +208,36 @@ impl Reader<'_> {
         );
     }
 
-    fn unknown_field(&mut self, name: &str, at: Position, what: &str, known: &[&'static str]) {
+    /// Says what to write instead, and which field was probably meant.
+    fn unknown_field(
+        &mut self,
+        name: &str,
+        at: Position,
+        what: &str,
+        known: &[&'static str],
+    ) -> Option<&'static str> {
         let allowed = listed(known.iter().copied());
         let elsewhere = ELSEWHERE
             .iter()
             .find(|(of, field, _)| *of == what && *field == name);
+        let later = LATER.iter().find(|(word, _)| *word == name);
+        let meant = closest(name, known.iter().copied());
+        let unknown = format!("{what} has no field {}", quoted(name));
         if let Some((_, _, instead)) = elsewhere {
-            let message = format!("{what} has no field `{name}`");
-            self.error(Code::UnknownField, at, message, *instead);
-        } else if let Some(meant) = closest(name, known.iter().copied()) {
-            self.error(
-                Code::UnknownField,
-                at,
-                format!("{what} has no field {}", quoted(name)),
-                format!("write `{meant}`; the fields are {allowed}"),
-            );
-        } else if let Some((word, instead)) = LATER.iter().find(|(word, _)| *word == name) {
-            self.error(
-                Code::NotYet,
-                at,
-                format!("`{word}` is not in this version of the language"),
-                *instead,
-            );
+            self.error(Code::UnknownField, at, unknown, *instead);
+            None
+        } else if let Some((word, instead)) = later {
+            let message = format!("`{word}` is not in this version of the language");
+            self.error(Code::NotYet, at, message, *instead);
+            None
+        } else if let Some(meant) = meant {
+            let help = format!("write `{meant}`; the fields are {allowed}");
+            self.error(Code::UnknownField, at, unknown, help);
+            Some(meant)
         } else {
-            self.error(
-                Code::UnknownField,
-                at,
-                format!("{what} has no field {}", quoted(name)),
-                format!("remove it; the fields are {allowed}"),
-            );
+            let help = format!("remove it; the fields are {allowed}");
+            self.error(Code::UnknownField, at, unknown, help);
+            None
         }
     }
 
@@ -228,7 +250,7 @@ impl Reader<'_> {
         help: &str,
     ) -> Option<&'n Node> {
         let found = fields.find(name);
-        if found.is_none() {
+        if found.is_none() && !fields.doubtful {
             let message = format!("{what} needs `{name}`");
             self.error(Code::MissingField, fields.at, message, help);
         }
@@ -339,24 +361,19 @@ impl Reader<'_> {
     }
 }
 
+fn has_key(entries: &[(Node, Node)], name: &str) -> bool {
+    entries
+        .iter()
+        .any(|(key, _)| matches!(&key.value, Value::Text(text) if text == name))
+}
+
 /// A piece of a document in a message: in backquotes, without control characters, and short.
 pub(super) fn quoted(text: &str) -> String {
     let mut shown: String = text.chars().take(QUOTED_CHARS).collect();
     if shown.len() < text.len() {
         shown.push('…');
     }
-    let shown: String = shown
-        .chars()
-        .flat_map(|c| {
-            let plain = !c.is_control();
-            let escaped = (!plain).then(|| c.escape_default());
-            plain
-                .then_some(c)
-                .into_iter()
-                .chain(escaped.into_iter().flatten())
-        })
-        .collect();
-    format!("`{shown}`")
+    format!("`{}`", printable(&shown))
 }
 
 #[cfg(test)]

@@ -34,9 +34,10 @@ struct Said {
     places: Once<super::model::Place>,
 }
 
-/// Reads every document of a tree.
+/// Reads every document of a tree, which is called `shown` where it is meant as a whole.
 pub(super) fn resolve(
     tree: &Tree,
+    shown: &str,
     commit: Option<&Arc<str>>,
     errors: &mut Collector,
 ) -> ResolvedPolicy {
@@ -57,7 +58,7 @@ pub(super) fn resolve(
     if documents == 0 && errors.is_empty() {
         errors.add(
             Code::EmptyTree,
-            &SourceFile::new(".", ""),
+            &SourceFile::new(shown, ""),
             Position::START,
             "there is no document of policy in any .yaml or .yml file here",
             "check the path; to enforce nothing on purpose, write one `kind: Node` document",

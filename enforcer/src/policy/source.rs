@@ -186,7 +186,11 @@ impl Walk<'_> {
     }
 
     fn directory(&mut self, path: &Path, prefix: &str, depth: usize) {
-        let shown = if prefix.is_empty() { "." } else { prefix };
+        let shown = match prefix {
+            "" => path.to_string_lossy().into_owned(),
+            prefix => prefix.to_owned(),
+        };
+        let shown = shown.as_str();
         let entries = fs::metadata(path).and_then(|metadata| {
             if self.seen.insert((metadata.dev(), metadata.ino())) {
                 fs::read_dir(path)?.collect::<Result<Vec<_>, _>>()

@@ -56,6 +56,7 @@ impl Reader<'_> {
         }
         let place = self.place(&spec);
         if spec.find("addresses").is_none()
+            && !spec.doubtful
             && place::FORMS.iter().all(|form| spec.find(form).is_none())
         {
             self.error(
