@@ -8,7 +8,7 @@ use std::{
 use ipnet::IpNet;
 
 use super::image::{Identity, IdentitySubject};
-use crate::policy::model::{LabelSelector, Labels, Peer};
+use crate::policy::model::{LabelSelector, Peer};
 
 /// Identities by what can be asked of them. A position is an index into the list of
 /// identities; lists of positions are ascending.
@@ -81,10 +81,14 @@ impl<'a> PeerIndex<'a> {
         let rarest = namespace.into_iter().chain(labels).min_by_key(|l| l.len());
         let candidates = rarest.unwrap_or(&self.workloads).iter().copied();
         candidates
-            .filter(|position| {
-                self.workload(*position)
-                    .is_some_and(|(namespace, labels)| selector.matches(namespace, labels))
-            })
+            .filter(
+                |position| match &self.identities[*position as usize].1.subject {
+                    IdentitySubject::Workload {
+                        namespace, labels, ..
+                    } => selector.matches(namespace, labels),
+                    _ => false,
+                },
+            )
             .collect()
     }
 
@@ -96,27 +100,32 @@ impl<'a> PeerIndex<'a> {
             Peer::Host => self.hosts.clone(),
             Peer::World => self.worlds.clone(),
             Peer::Workloads(selector) => self.select(selector),
-            Peer::Cidr { prefix, except } => {
+            Peer::Cidr { prefix, .. } => {
                 let inside = self.by_prefix.get(&prefix.trunc());
                 let inside = inside.into_iter().flatten().copied();
                 inside
-                    .filter(|position| {
-                        let (_, identity) = self.identities[*position as usize];
-                        !except
-                            .iter()
-                            .any(|e| identity.prefixes.contains(&e.trunc()))
-                    })
+                    .filter(|position| matches(peer, self.identities[*position as usize].1))
                     .collect()
             }
         }
     }
+}
 
-    fn workload(&self, position: u32) -> Option<(&'a str, &'a Labels)> {
-        match &self.identities[position as usize].1.subject {
+/// Whether a peer of a rule is one with this identity.
+pub(super) fn matches(peer: &Peer, identity: &Identity) -> bool {
+    match peer {
+        Peer::Any => true,
+        Peer::Host => identity.subject == IdentitySubject::Host,
+        Peer::World => identity.subject == IdentitySubject::World,
+        Peer::Workloads(selector) => match &identity.subject {
             IdentitySubject::Workload {
                 namespace, labels, ..
-            } => Some((namespace, labels)),
-            _ => None,
+            } => selector.matches(namespace, labels),
+            _ => false,
+        },
+        Peer::Cidr { prefix, except } => {
+            let within = |prefix: &IpNet| identity.prefixes.contains(&prefix.trunc());
+            within(prefix) && !except.iter().any(within)
         }
     }
 }

@@ -78,7 +78,8 @@ impl Matching {
         }
     }
 
-    fn evaluate(&self, ground: &Ground, enforced_only: bool) -> Outcome {
+    /// One evaluation: with or without the denials of policies in audit mode.
+    pub fn evaluate(&self, ground: &Ground, enforced_only: bool) -> Outcome {
         for (tier, matching) in self.tiers.iter().enumerate() {
             let denies = if enforced_only {
                 &matching.enforced_deny
