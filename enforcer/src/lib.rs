@@ -7,6 +7,7 @@ pub mod cli;
 pub mod compile;
 pub mod datapath;
 pub mod inventory;
+pub mod metrics;
 pub mod observe;
 pub mod policy;
 pub mod sd_notify;

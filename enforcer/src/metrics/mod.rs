@@ -1,0 +1,269 @@
+//! What Prometheus sees. Counts that others keep (the kernel, the pipeline, the sinks) are
+//! read when they are asked for; what happens to policy is told by the daemon.
+
+pub mod kernel;
+pub mod process;
+pub mod serve;
+mod telemetry;
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, text},
+    metrics::{
+        counter::Counter, family::Family, gauge::ConstGauge, gauge::Gauge, histogram::Histogram,
+    },
+    registry::Registry,
+};
+
+use crate::{
+    metrics::{kernel::KernelCollector, process::ProcessCollector, telemetry::TelemetryCollector},
+    observe::{context::NameBook, history::History, pipeline::PipelineStats},
+    policy::model::Mode,
+    sink::SinkStats,
+};
+
+pub use kernel::{KernelReading, KernelSource, MapUse};
+
+/// Seconds. From what one changed rule takes to a hundred thousand on a slow machine.
+const APPLY_BUCKETS: [f64; 10] = [0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0];
+
+/// Where counts are kept.
+#[derive(Debug)]
+pub struct MetricSources {
+    /// The datapath.
+    pub kernel: Arc<dyn KernelSource>,
+    /// Names of rules.
+    pub names: Arc<NameBook>,
+    /// The pipeline.
+    pub pipeline: Arc<PipelineStats>,
+    /// The kept records.
+    pub history: Arc<History>,
+    /// The sinks.
+    pub sinks: Vec<Arc<SinkStats>>,
+}
+
+/// All metrics of a daemon.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    policy: Arc<PolicyState>,
+    apply_seconds: Histogram,
+    apply_failures: Counter,
+    load_failures: Counter,
+    load_failed: Gauge,
+    policy_errors: Gauge,
+    generation: Gauge,
+    endpoints: Family<EndpointLabels, Gauge>,
+    workloads: Gauge,
+}
+
+/// The policy in force, as `enforcer_policy_info` shows it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct PolicyLabels {
+    /// Digest of the tree.
+    pub digest: String,
+    /// Git commit of the tree, or empty.
+    pub commit: String,
+    /// The node's mode.
+    pub mode: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct EndpointLabels {
+    place: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct BuildLabels {
+    version: &'static str,
+    abi: u32,
+    record: u32,
+}
+
+/// How many endpoints there are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EndpointCounts {
+    /// At interfaces.
+    pub interface: usize,
+    /// In cgroups.
+    pub cgroup: usize,
+    /// At uplinks.
+    pub host: usize,
+}
+
+impl Metrics {
+    /// Registers everything.
+    pub fn new(sources: MetricSources) -> Self {
+        let mut registry = Registry::default();
+        registry.register_collector(Box::new(ProcessCollector::default()));
+        let ours = registry.sub_registry_with_prefix("enforcer");
+        let policy = Arc::new(PolicyState::default());
+        let metrics = Self {
+            policy: Arc::clone(&policy),
+            apply_seconds: Histogram::new(APPLY_BUCKETS),
+            apply_failures: Counter::default(),
+            load_failures: Counter::default(),
+            load_failed: Gauge::default(),
+            policy_errors: Gauge::default(),
+            generation: Gauge::default(),
+            endpoints: Family::default(),
+            workloads: Gauge::default(),
+            registry: Registry::default(),
+        };
+        let build = Family::<BuildLabels, Gauge>::default();
+        let labels = BuildLabels {
+            version: env!("CARGO_PKG_VERSION"),
+            abi: enforcer_common::abi::ABI_VERSION,
+            record: crate::observe::record::RECORD_VERSION,
+        };
+        build.get_or_create(&labels).set(1);
+        ours.register("build_info", "What runs; always 1", build);
+        ours.register(
+            "policy_generation",
+            "Policy generation in force in the kernel",
+            metrics.generation.clone(),
+        );
+        ours.register(
+            "policy_load_failed",
+            "1 if the policy tree as it is now could not be loaded or applied, and an older one is in force",
+            metrics.load_failed.clone(),
+        );
+        ours.register(
+            "policy_errors",
+            "Errors that the last load of the policy tree found",
+            metrics.policy_errors.clone(),
+        );
+        ours.register(
+            "policy_load_failures",
+            "Loads of the policy tree that found errors",
+            metrics.load_failures.clone(),
+        );
+        ours.register(
+            "apply_failures",
+            "Changes that the kernel did not take; what was in force stays",
+            metrics.apply_failures.clone(),
+        );
+        ours.register(
+            "apply_seconds",
+            "Time from reading a changed policy or workload to its being in force",
+            metrics.apply_seconds.clone(),
+        );
+        ours.register(
+            "endpoints",
+            "Enforcement points of local workloads",
+            metrics.endpoints.clone(),
+        );
+        ours.register(
+            "workloads",
+            "Workloads that the policy tree names, here or elsewhere",
+            metrics.workloads.clone(),
+        );
+        ours.register_collector(Box::new(policy));
+        ours.register_collector(Box::new(KernelCollector::new(
+            sources.kernel,
+            Arc::clone(&sources.names),
+            Arc::clone(&sources.pipeline),
+            Arc::clone(&sources.history),
+        )));
+        ours.register_collector(Box::new(TelemetryCollector {
+            pipeline: sources.pipeline,
+            sinks: sources.sinks,
+        }));
+        Self {
+            registry,
+            ..metrics
+        }
+    }
+
+    /// A policy, or a change of workloads, is in force.
+    pub fn applied(&self, generation: u32, labels: PolicyLabels, took: Duration) {
+        self.generation.set(generation.into());
+        self.apply_seconds.observe(took.as_secs_f64());
+        self.load_failed.set(0);
+        self.policy_errors.set(0);
+        self.policy.set(labels);
+    }
+
+    /// The tree has errors; the last good one stays in force.
+    pub fn load_failed(&self, errors: usize) {
+        self.load_failures.inc();
+        self.load_failed.set(1);
+        self.policy_errors.set(gauge(errors));
+    }
+
+    /// The tree is good, but the kernel did not take it; what was in force stays.
+    pub fn apply_failed(&self) {
+        self.apply_failures.inc();
+        self.load_failed.set(1);
+    }
+
+    /// How many workloads there are, and endpoints of them here.
+    pub fn placed(&self, workloads: usize, endpoints: EndpointCounts) {
+        self.workloads.set(gauge(workloads));
+        for (place, count) in [
+            ("interface", endpoints.interface),
+            ("cgroup", endpoints.cgroup),
+            ("host", endpoints.host),
+        ] {
+            let labels = EndpointLabels { place };
+            self.endpoints.get_or_create(&labels).set(gauge(count));
+        }
+    }
+
+    /// Everything, as OpenMetrics text. Reads the kernel: may take a while and block.
+    pub fn encode(&self) -> Result<String, fmt::Error> {
+        let mut text = String::new();
+        text::encode(&mut text, &self.registry)?;
+        Ok(text)
+    }
+}
+
+/// The name of a mode in labels.
+pub const fn mode_name(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Audit => "audit",
+        Mode::Enforce => "enforce",
+    }
+}
+
+fn gauge(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+/// Shows one policy at a time, which a family of gauges would not.
+#[derive(Debug, Default)]
+struct PolicyState(Mutex<Option<PolicyLabels>>);
+
+impl PolicyState {
+    fn set(&self, labels: PolicyLabels) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(labels);
+    }
+}
+
+impl Collector for PolicyState {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), fmt::Error> {
+        let labels = self
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        let Some(labels) = labels else { return Ok(()) };
+        let one = ConstGauge::new(1_u64);
+        let mut metric = encoder.encode_descriptor(
+            "policy_info",
+            "The policy tree in force; always 1",
+            None,
+            one.metric_type(),
+        )?;
+        one.encode(metric.encode_family(&labels)?)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,96 @@
+//! What became of records.
+
+use std::{fmt, sync::Arc};
+
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeLabelSet, NoLabelSet},
+};
+
+use crate::{
+    metrics::kernel::{counter, gauge},
+    observe::{pipeline::PipelineStats, record::Verdict},
+    sink::{SinkStats, queue::DropCause},
+};
+
+/// Encodes the counts of the pipeline and the sinks.
+#[derive(Debug)]
+pub(super) struct TelemetryCollector {
+    pub(super) pipeline: Arc<PipelineStats>,
+    pub(super) sinks: Vec<Arc<SinkStats>>,
+}
+
+#[derive(EncodeLabelSet)]
+struct VerdictLabels {
+    verdict: &'static str,
+}
+
+#[derive(EncodeLabelSet)]
+struct SinkLabels {
+    sink: &'static str,
+}
+
+#[derive(EncodeLabelSet)]
+struct DropLabels {
+    sink: &'static str,
+    cause: &'static str,
+}
+
+impl Collector for TelemetryCollector {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), fmt::Error> {
+        let mut metric = counter(&mut encoder, "records", "Flow records made")?;
+        for verdict in Verdict::ALL {
+            let labels = VerdictLabels {
+                verdict: verdict.name(),
+            };
+            metric
+                .encode_family(&labels)?
+                .encode_counter::<NoLabelSet, _, u64>(&self.pipeline.records(verdict), None)?;
+        }
+        let mut metric = counter(
+            &mut encoder,
+            "sink_dropped",
+            "Flow records that a sink did not take",
+        )?;
+        for sink in &self.sinks {
+            for cause in DropCause::ALL {
+                let labels = DropLabels {
+                    sink: sink.name(),
+                    cause: cause.name(),
+                };
+                metric
+                    .encode_family(&labels)?
+                    .encode_counter::<NoLabelSet, _, u64>(&sink.dropped(cause), None)?;
+            }
+        }
+        let counters: [(&str, &str, fn(&SinkStats) -> u64); 2] = [
+            ("sink_written", "Flow records that a sink took", |s| {
+                s.written()
+            }),
+            (
+                "sink_errors",
+                "Attempts of a sink that failed; they are repeated",
+                |s| s.errors(),
+            ),
+        ];
+        for (name, help, value) in counters {
+            let mut metric = counter(&mut encoder, name, help)?;
+            for sink in &self.sinks {
+                metric
+                    .encode_family(&SinkLabels { sink: sink.name() })?
+                    .encode_counter::<NoLabelSet, _, u64>(&value(sink), None)?;
+            }
+        }
+        let mut metric = gauge(
+            &mut encoder,
+            "sink_failing",
+            "1 if the last attempt of a sink failed",
+        )?;
+        for sink in &self.sinks {
+            metric
+                .encode_family(&SinkLabels { sink: sink.name() })?
+                .encode_gauge(&u64::from(sink.is_failing()))?;
+        }
+        Ok(())
+    }
+}
