@@ -120,6 +120,12 @@ impl Host {
 pub struct Shop {
     /// Between all.
     pub router: Namespace,
+    /// Of the intruder.
+    pub outside: Namespace,
+    /// Of `api`.
+    pub api_inside: Namespace,
+    /// Of `db`.
+    pub db_inside: Namespace,
     /// Host of `web`.
     pub front: Host,
     /// Host of `api` and `db`.
@@ -155,8 +161,8 @@ impl Shop {
             place: ops.place("/shop/scraper")?,
             addresses: ops.addresses,
         };
-        let api = behind_veth(lab, &back, "api", 12)?;
-        let db = behind_veth(lab, &back, "db", 22)?;
+        let (api_inside, api) = behind_veth(lab, &back, "api", 12)?;
+        let (db_inside, db) = behind_veth(lab, &back, "db", 22)?;
         for net in [12, 22] {
             router.ip(&[
                 format!("route add 10.77.{net}.0/24 via {}", back.addresses.0),
@@ -171,6 +177,9 @@ impl Shop {
         };
         Ok(Self {
             router,
+            outside,
+            api_inside,
+            db_inside,
             front,
             back,
             ops,
@@ -220,9 +229,17 @@ impl Shop {
         Ok(daemons)
     }
 
+    /// The hop of frames that `api` sends.
+    pub fn api_hop(&self) -> Result<Hop> {
+        Hop::between(
+            (&self.api_inside, "eth0"),
+            (&self.back.namespace, "veth-api"),
+        )
+    }
+
     /// The hop of frames that the intruder sends.
-    pub fn intruder_hop(&self, intruder: &Namespace) -> Result<Hop> {
-        Hop::between((intruder, "eth0"), (&self.router, "to-intruder"))
+    pub fn intruder_hop(&self) -> Result<Hop> {
+        Hop::between((&self.outside, "eth0"), (&self.router, "to-intruder"))
     }
 }
 
@@ -240,7 +257,7 @@ fn host(lab: &Lab, router: &Namespace, name: &'static str, net: u8) -> Result<Ho
     })
 }
 
-fn behind_veth(lab: &Lab, host: &Host, name: &'static str, net: u8) -> Result<Party> {
+fn behind_veth(lab: &Lab, host: &Host, name: &'static str, net: u8) -> Result<(Namespace, Party)> {
     let inside = lab.namespace(name)?;
     let addresses = join(
         &host.namespace,
@@ -251,10 +268,11 @@ fn behind_veth(lab: &Lab, host: &Host, name: &'static str, net: u8) -> Result<Pa
     )?;
     // As a container's: below the host's cgroup root, in another network.
     let cgroup = host.cgroup_root.join("containers").join(name);
-    Ok(Party {
+    let party = Party {
         place: Place::new(name, &inside, cgroup)?,
         addresses,
-    })
+    };
+    Ok((inside, party))
 }
 
 /// A cable with addresses .1 and .2 of `10.77.NET.0/24` and `fd77:NET::/64`, and the way out of

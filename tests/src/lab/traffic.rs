@@ -50,7 +50,13 @@ pub fn flow(protocol: FlowProtocol, to: IpAddr, port: u16, expect: Expect) -> Fl
         timeout,
         attempts,
         connected: false,
+        size: 5,
     }
+}
+
+/// Whether what takes minutes is to be left out.
+pub fn is_short() -> bool {
+    std::env::var_os("ENFORCER_TEST_SHORT").is_some()
 }
 
 /// How long an answer of the probe may take when nothing of the network is waited for.

@@ -52,7 +52,21 @@ pub struct FlowSpec {
     /// does not change.
     pub attempts: u32,
     /// UDP: whether to connect the socket first.
+    #[serde(default)]
     pub connected: bool,
+    /// Bytes to send and to get back.
+    #[serde(default = "small")]
+    pub size: usize,
+}
+
+const fn small() -> usize {
+    5
+}
+
+impl FlowSpec {
+    fn message(&self) -> Vec<u8> {
+        b"probe".iter().copied().cycle().take(self.size).collect()
+    }
 }
 
 /// What became of a flow.
@@ -155,10 +169,8 @@ fn try_tcp(flow: &FlowSpec, timeout: Duration, local: &mut Option<u16>) -> io::R
     let mut stream = TcpStream::connect_timeout(&SocketAddr::new(flow.to, flow.port), timeout)?;
     *local = Some(stream.local_addr()?.port());
     stream.set_read_timeout(Some(timeout))?;
-    stream.write_all(b"probe")?;
-    let mut answer = [0; 5];
-    stream.read_exact(&mut answer)?;
-    Ok(())
+    stream.write_all(&flow.message())?;
+    stream.read_exact(&mut vec![0; flow.size])
 }
 
 fn try_udp(flow: &FlowSpec, timeout: Duration, local: &mut Option<u16>) -> io::Result<()> {
@@ -167,14 +179,17 @@ fn try_udp(flow: &FlowSpec, timeout: Duration, local: &mut Option<u16>) -> io::R
     let to = SocketAddr::new(flow.to, flow.port);
     if flow.connected {
         socket.connect(to)?;
-        socket.send(b"probe")?;
+        socket.send(&flow.message())?;
     } else {
-        socket.send_to(b"probe", to)?;
+        socket.send_to(&flow.message(), to)?;
     }
     socket.set_read_timeout(Some(timeout))?;
-    let mut answer = [0; 16];
-    socket.recv_from(&mut answer)?;
-    Ok(())
+    let (length, _) = socket.recv_from(&mut vec![0; 65_536])?;
+    if length == flow.size {
+        Ok(())
+    } else {
+        Err(io::Error::other("an answer of another length"))
+    }
 }
 
 fn try_icmp(flow: &FlowSpec, timeout: Duration) -> io::Result<()> {
