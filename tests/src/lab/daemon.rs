@@ -80,6 +80,11 @@ impl Daemon {
         &self.pins
     }
 
+    /// Uses the other one's pins from the next start.
+    pub fn share_pins_with(&mut self, other: &Self) {
+        self.pins.clone_from(&other.pins);
+    }
+
     /// Folder of its state.
     pub fn state(&self) -> PathBuf {
         self.folder.join("state")
