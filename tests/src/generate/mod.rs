@@ -5,12 +5,15 @@
 //! their edges far more often than in real life.
 //!
 //! - [`scenario`] gives a [`Scenario`]: policy, node mode, host addresses, and flows to judge.
+//! - [`edit`] gives an [`Edit`] that makes another scenario of one.
 //! - [`policy`] gives a [`ResolvedPolicy`] alone; [`flow_seed`] a flow for any policy.
 
+mod edit;
 mod flow;
 mod policy;
 
 pub use self::{
+    edit::{Edit, edit},
     flow::{FlowSeed, flow_seed},
     policy::{address, mode, policy},
 };

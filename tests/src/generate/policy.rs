@@ -127,7 +127,7 @@ fn namespace() -> impl Strategy<Value = String> {
     select(vec!["a", "b"]).prop_map(str::to_owned)
 }
 
-fn labels() -> impl Strategy<Value = Labels> {
+pub(super) fn labels() -> impl Strategy<Value = Labels> {
     let pair = select(vec!["k", "l"]).prop_map(str::to_owned);
     btree_map(pair, select(vec!["x", "y"]).prop_map(str::to_owned), 0..=2)
 }
