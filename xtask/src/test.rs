@@ -58,6 +58,8 @@ impl Test {
                 .to_string(),
         )];
         if let Some(cases) = self.cases {
+            // Our own generators, and those of proptest.
+            settings.push(("ENFORCER_CASES", cases.to_string()));
             settings.push(("PROPTEST_CASES", cases.to_string()));
         }
         if self.short {
@@ -133,7 +135,9 @@ impl Test {
         for binary in binaries {
             let binary = quoted(&binary.display().to_string());
             lines.push(format!("echo '     Running' {binary}"));
-            lines.push(format!("{binary} --test-threads=1 {filter} || failed=1"));
+            lines.push(format!(
+                "{binary} --test-threads=1 --color=never {filter} || failed=1"
+            ));
         }
         lines.push("exit $failed\n".to_owned());
         lines.join("\n")

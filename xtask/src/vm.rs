@@ -257,13 +257,13 @@ impl Share {
         if program.ends_with("lib/qemu/virtiofsd") {
             // The one that came with qemu, up to 7.2.
             let options = format!(
-                "source={},cache=auto,sandbox=chroot,xattr",
+                "source={},cache=always,sandbox=chroot,xattr",
                 directory.display()
             );
             command.args(["-o", &options]);
         } else {
             command.arg("--shared-dir").arg(directory).args([
-                "--cache=auto",
+                "--cache=always",
                 "--sandbox=chroot",
                 "--xattr",
             ]);
