@@ -6,6 +6,7 @@ use std::{
     fs, io,
     os::unix::fs::MetadataExt,
     path::Path,
+    process::Command,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -297,4 +298,61 @@ async fn a_root_that_is_not_there_is_refused() -> Result<()> {
         Err(InventoryError::Cgroups(CgroupError::NotCgroup2(_)))
     ));
     Ok(())
+}
+
+/// The limit is set in a user namespace of its own, where this test runs itself again.
+#[test]
+fn a_used_up_watch_limit_is_said_and_worked_around() -> Result<()> {
+    const INSIDE: &str = "INVENTORY_TEST_INSIDE";
+    const NAME: &str = "a_used_up_watch_limit_is_said_and_worked_around";
+    if std::env::var_os(INSIDE).is_some() {
+        return with_eight_watches();
+    }
+    // Root outside too: a user namespace alone would do without.
+    let _lab = Lab::new()?;
+    let status = Command::new("unshare")
+        .args(["--user", "--map-root-user", "sh", "-c"])
+        .arg("echo 8 >/proc/sys/user/max_inotify_watches && exec \"$0\" --exact \"$1\"")
+        .arg(std::env::current_exe()?)
+        .arg(NAME)
+        .env(INSIDE, "1")
+        .status()?;
+    assert!(status.success(), "the test failed inside");
+    Ok(())
+}
+
+fn with_eight_watches() -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        let lab = Lab::new()?;
+        for n in 0..20 {
+            lab.cgroup(&format!("c{n}/child"))?;
+        }
+        let (_handle, mut snapshots) = start(lab.cgroups()).await?;
+        let first = snapshots.borrow().clone();
+        assert_eq!(first.cgroups, on_disk(lab.cgroups())?);
+        let [note] = &first.notes[..] else {
+            panic!("{:?}", first.notes)
+        };
+        assert!(note.contains("max_user_watches"), "{note}");
+        for n in 0..20 {
+            lab.cgroup(&format!("c{n}/child/new/deep"))?;
+        }
+        let wanted = on_disk(lab.cgroups())?;
+        until(&mut snapshots, "what could not be watched", |s| {
+            s.cgroups == wanted
+        })
+        .await?;
+        for n in 0..20 {
+            for gone in ["new/deep", "new", ""] {
+                fs::remove_dir(lab.cgroups().join(format!("c{n}/child/{gone}")))?;
+            }
+        }
+        let wanted = on_disk(lab.cgroups())?;
+        until(&mut snapshots, "its end", |s| s.cgroups == wanted).await?;
+        Ok(())
+    })
 }

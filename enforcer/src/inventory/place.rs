@@ -1,7 +1,7 @@
 //! Which workload is where: a pure function of the policy's workloads and a snapshot.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     fmt,
 };
 
@@ -130,7 +130,7 @@ pub struct Placer<'a> {
     cgroups: Claims,
     units: Claims,
     /// What decides which cgroups may get a child that a workload claims.
-    ancestors: Vec<AncestorPattern>,
+    ways: Ways,
     claims_units: bool,
     problems: Vec<Problem>,
     /// Workloads whose pattern is in [`Self::problems`].
@@ -142,7 +142,7 @@ impl<'a> Placer<'a> {
     pub fn new(workloads: &'a [Workload]) -> Self {
         let mut cgroups = ClaimsBuilder::default();
         let mut units = ClaimsBuilder::default();
-        let mut ancestors = BTreeSet::new();
+        let mut patterns = BTreeSet::new();
         let mut problems = Vec::new();
         let mut unplaceable = BTreeSet::new();
         for (index, workload) in workloads.iter().enumerate() {
@@ -154,7 +154,7 @@ impl<'a> Placer<'a> {
                 Place::Cgroup(pattern) => {
                     let pattern = normalized(pattern);
                     let added = cgroups.add_cgroup(index, &pattern);
-                    ancestors.insert(pattern);
+                    patterns.insert(pattern);
                     added
                 }
                 Place::Unit(pattern) => units.add_unit(index, pattern),
@@ -173,7 +173,7 @@ impl<'a> Placer<'a> {
             claims_units: !units.is_empty(),
             cgroups: cgroups.build(),
             units: units.build(),
-            ancestors: ancestors.iter().map(|p| AncestorPattern::new(p)).collect(),
+            ways: Ways::new(&patterns),
             problems,
             unplaceable,
         }
@@ -298,7 +298,7 @@ impl<'a> Placer<'a> {
             parents.extend(unit_parents(snapshot));
         }
         for path in snapshot.cgroups.keys() {
-            if self.ancestors.iter().any(|p| p.may_have_child(path)) {
+            if self.ways.may_have_child(path) {
                 parents.insert(path);
             }
             if contested.contains(path.as_str()) {
@@ -409,11 +409,13 @@ impl ClaimsBuilder {
     }
 }
 
-/// The directories on the way to what a cgroup pattern matches.
-#[derive(Debug)]
-struct AncestorPattern {
-    /// One for each component but the last.
-    components: Vec<Component>,
+/// The directories on the way to what cgroup patterns match.
+#[derive(Debug, Default)]
+struct Ways {
+    /// Those that are spelled out, at any depth: looked up, however many patterns there are.
+    exact: HashSet<String>,
+    /// Those with a wildcard: one for all patterns that differ in the last component only.
+    globs: Vec<Vec<Component>>,
 }
 
 #[derive(Debug)]
@@ -424,54 +426,80 @@ enum Component {
     Anything,
 }
 
-impl AncestorPattern {
-    fn new(pattern: &str) -> Self {
-        let names: Vec<&str> = pattern.split('/').skip(1).collect();
-        let mut components = Vec::new();
-        for (index, name) in names.iter().enumerate() {
-            let last = index + 1 == names.len();
-            let component = if !has_wildcard(name) {
-                Component::Name((*name).to_owned())
-            } else if name.contains("**") {
-                Component::Anything
+impl Ways {
+    fn new(patterns: &BTreeSet<String>) -> Self {
+        let mut ways = Self::default();
+        let mut with_wildcard = BTreeSet::new();
+        for pattern in patterns {
+            let (way, last) = pattern.rsplit_once('/').unwrap_or(("", pattern));
+            if has_wildcard(way) || last.contains("**") {
+                // The last component matters only for whether it can span several.
+                let last = if last.contains("**") { "**" } else { "*" };
+                with_wildcard.insert(format!("{way}/{last}"));
+            } else if last.is_empty() {
+                // The root is nobody's child.
+            } else if way.is_empty() {
+                ways.exact.insert("/".to_owned());
             } else {
-                match unit_glob(name) {
-                    Ok(glob) => Component::Glob(Box::new(glob.compile_matcher())),
-                    Err(_) => Component::Anything,
-                }
-            };
-            let anything = matches!(component, Component::Anything);
-            if anything || !last {
-                components.push(component);
-            }
-            if anything {
-                break;
+                ways.exact
+                    .extend(ancestors_and_self(way).map(str::to_owned));
             }
         }
-        Self { components }
+        ways.globs = with_wildcard.iter().map(|w| components(w)).collect();
+        ways
     }
 
-    /// Whether a new child of `path` can match the pattern or lead to what does.
+    /// Whether a new child of `path` can match a pattern or lead to what does.
     fn may_have_child(&self, path: &str) -> bool {
-        let mut names = path.split('/').filter(|n| !n.is_empty());
-        for component in &self.components {
-            if let Component::Anything = component {
-                return true;
-            }
-            let Some(name) = names.next() else {
-                return true;
-            };
-            let matches = match component {
-                Component::Name(wanted) => wanted == name,
-                Component::Glob(glob) => glob.is_match(name),
-                Component::Anything => true,
-            };
-            if !matches {
-                return false;
-            }
-        }
-        names.next().is_none()
+        self.exact.contains(path) || self.globs.iter().any(|way| leads_on(way, path))
     }
+}
+
+/// The components of a pattern before the last, up to the first that may be anything.
+fn components(pattern: &str) -> Vec<Component> {
+    let mut components = Vec::new();
+    let mut names = pattern.split('/').skip(1).peekable();
+    while let Some(name) = names.next() {
+        let component = if !has_wildcard(name) {
+            Component::Name(name.to_owned())
+        } else if name.contains("**") {
+            Component::Anything
+        } else {
+            match unit_glob(name) {
+                Ok(glob) => Component::Glob(Box::new(glob.compile_matcher())),
+                Err(_) => Component::Anything,
+            }
+        };
+        let anything = matches!(component, Component::Anything);
+        if anything || names.peek().is_some() {
+            components.push(component);
+        }
+        if anything {
+            break;
+        }
+    }
+    components
+}
+
+fn leads_on(way: &[Component], path: &str) -> bool {
+    let mut names = path.split('/').filter(|n| !n.is_empty());
+    for component in way {
+        if let Component::Anything = component {
+            return true;
+        }
+        let Some(name) = names.next() else {
+            return true;
+        };
+        let matches = match component {
+            Component::Name(wanted) => wanted == name,
+            Component::Glob(glob) => glob.is_match(name),
+            Component::Anything => true,
+        };
+        if !matches {
+            return false;
+        }
+    }
+    names.next().is_none()
 }
 
 /// Where the host's service manager can start a unit: in its slices, and in what they are in.
@@ -725,6 +753,16 @@ mod tests {
         assert_eq!(
             deep.unknown,
             [pending(1), pending(2), pending(3), pending(5), nobody(6)]
+        );
+    }
+
+    #[test]
+    fn a_choice_that_spans_components_makes_everything_below_wait() {
+        let host = snapshot(&["/", "/app", "/app/x", "/app/x/y", "/b"]);
+        let found = place(&[cgroup("choice", "/app/{x/z,w}")], &host);
+        assert_eq!(
+            found.unknown,
+            [pending(1), pending(2), pending(3), pending(4), nobody(5)]
         );
     }
 
