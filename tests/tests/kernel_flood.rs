@@ -1,10 +1,10 @@
 //! A flood of denied flows: counted exactly, in bounded memory.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use tests::lab::{
-    Daemon, Expect, Scene,
+    Expect, Scene,
     shop::{UDP_PORT, UPLINK},
     traffic::is_short,
 };
@@ -30,17 +30,6 @@ fn resident(pid: u32) -> Result<u64> {
         .context("no VmRSS")?
         .parse()?;
     Ok(kilobytes * 1024)
-}
-
-/// Packets that the daemon's records stand for, of those denied from the intruder.
-fn counted(daemon: &Daemon, scene: &Scene) -> Result<u64> {
-    let from = scene.shop.intruder.ip(false);
-    Ok(daemon
-        .records()?
-        .iter()
-        .filter(|record| record.source().address == Some(from))
-        .map(|record| record.packets)
-        .sum())
 }
 
 #[test]
@@ -88,19 +77,10 @@ fn ten_thousand_denied_flows_a_second_are_counted_to_the_last() -> Result<()> {
     let arrived = shop.back.namespace.link_counter(UPLINK, "rx_packets")? - received;
     assert!(arrived >= count, "{arrived} of {count} arrived at the host");
 
-    let deadline = Instant::now() + Duration::from_secs(20);
-    loop {
-        let records = counted(&back, &scene)?;
-        if records == count {
-            break;
-        }
-        assert!(
-            Instant::now() < deadline && records < count,
-            "{records} of {count} packets are counted\n{}",
-            back.log()
-        );
-        std::thread::sleep(Duration::from_millis(300));
-    }
+    let from = Some(shop.intruder.ip(false));
+    back.wait_for_count(Duration::from_secs(20), count, |record| {
+        record.source().address == from
+    })?;
     assert!(sniffer.stop()?.is_empty());
     let grown = resident(back.pid()?)?.saturating_sub(before);
     assert!(grown < 64 << 20, "the daemon grew by {grown} bytes");

@@ -122,23 +122,9 @@ fn each_kind_is_dropped_for_its_reason() -> Result<()> {
     shop.api.place.send_frames("eth0", &sent(&all))?;
     for reason in ["truncated", "bad-header", "extension-headers"] {
         let wanted = all.iter().filter(|(r, _)| *r == reason).count() as u64;
-        let start = std::time::Instant::now();
-        loop {
-            let counted: u64 = back
-                .records()?
-                .iter()
-                .filter(|record| record.reason == reason)
-                .map(|record| record.packets)
-                .sum();
-            if counted == wanted {
-                break;
-            }
-            assert!(
-                start.elapsed() < Duration::from_secs(15),
-                "{reason}: {counted} of {wanted}"
-            );
-            std::thread::sleep(Duration::from_millis(200));
-        }
+        back.wait_for_count(Duration::from_secs(15), wanted, |record| {
+            record.reason == reason
+        })?;
     }
     assert!(sniffer.stop()?.is_empty());
     scene.expect_tcp(&shop.api, &shop.web, 8080, Expect::Open)

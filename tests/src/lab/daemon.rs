@@ -278,6 +278,33 @@ impl Daemon {
         }
     }
 
+    /// Waits until the records that `wanted` accepts stand for exactly `packets` packets.
+    pub fn wait_for_count(
+        &self,
+        within: Duration,
+        packets: u64,
+        wanted: impl Fn(&FlowRecord) -> bool,
+    ) -> Result<()> {
+        let deadline = Instant::now() + within;
+        loop {
+            let records = self.records()?;
+            let counted: u64 = records
+                .iter()
+                .filter(|record| wanted(record))
+                .map(|record| record.packets)
+                .sum();
+            if counted == packets {
+                return Ok(());
+            }
+            anyhow::ensure!(
+                counted < packets && Instant::now() < deadline,
+                "{counted} packets are counted where {packets} were sent\n{}",
+                self.log_tail()
+            );
+            thread::sleep(Duration::from_millis(100));
+        }
+    }
+
     /// Puts the policy tree as it is now in force, and waits for that.
     pub fn apply(&self) -> Result<()> {
         let output = self.ask(&["apply"])?;

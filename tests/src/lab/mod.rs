@@ -11,6 +11,7 @@ pub mod place;
 pub mod scene;
 pub mod shop;
 pub mod shop_flows;
+pub mod systemd;
 pub mod tag;
 pub mod traffic;
 pub mod tree;
