@@ -2,7 +2,7 @@
 //! decisions.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet},
     fs,
 };
 
@@ -17,13 +17,13 @@ pub struct SocketOwner {
 
 /// The owner of the socket with this inode number, as far as one can be seen.
 pub fn owner_of_socket(inode: u32) -> Option<SocketOwner> {
-    owners_of_sockets(&HashSet::from([inode])).remove(&inode)
+    owners_of_sockets(&BTreeSet::from([inode])).remove(&inode)
 }
 
 /// The owners of several sockets, in one pass over the processes. Where several processes share
 /// a socket it is the first one found; a socket that nobody has open is left out.
-pub fn owners_of_sockets(inodes: &HashSet<u32>) -> HashMap<u32, SocketOwner> {
-    let mut owners = HashMap::new();
+pub fn owners_of_sockets(inodes: &BTreeSet<u32>) -> BTreeMap<u32, SocketOwner> {
+    let mut owners = BTreeMap::new();
     let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
     for process in processes {
         if owners.len() == inodes.len() {

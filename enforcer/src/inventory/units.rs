@@ -45,7 +45,7 @@ pub fn address_of_cgroup(path: &str) -> Option<String> {
 
 /// Whether a unit is a slice: a group of units with no process of its own.
 pub fn is_slice(unit: &str) -> bool {
-    unit.ends_with(".slice")
+    unit.strip_suffix(".slice").is_some()
 }
 
 /// What a `unit:` place asks for.

@@ -69,15 +69,17 @@ fn wrong<T>(why: impl Into<String>, help: impl Into<String>) -> Result<T, (Strin
     Err((why.into(), help.into()))
 }
 
+/// No escapes in a glob: the `\x2d` in the names that systemd makes is literal.
 fn check_glob(text: &str) -> Checked {
     match globset::GlobBuilder::new(text)
         .literal_separator(true)
+        .backslash_escape(false)
         .build()
     {
         Ok(_) => Ok(()),
         Err(error) => wrong(
             error.kind().to_string(),
-            "close every bracket, or write `\\` before a character that is meant as it is",
+            "close every bracket, or write `[[]` for a bracket that is meant as it is",
         ),
     }
 }
@@ -130,21 +132,20 @@ fn check_unit(text: &str) -> Checked {
     if text.len() == suffix.len() || text.len() > UNIT_BYTES {
         return wrong("no unit name looks like that", help);
     }
-    if text.contains('/') {
-        return wrong("it has a `/`", help);
+    // Below a unit whose cgroup is delegated, names are made by its owner: the unit comes first.
+    let delegated = |part: &str| UNIT_SUFFIXES.iter().any(|s| part.ends_with(s));
+    if !text.split('/').all(delegated) {
+        return wrong(
+            "what is before a `/` is no unit",
+            "before the unit's name stands at most the unit that runs it, as in \
+             `user@1000.service/web.service`",
+        );
     }
-    let allowed = |c: char| c.is_ascii_alphanumeric() || ":-_.\\@*?[]{},!".contains(c);
+    let allowed = |c: char| c.is_ascii_alphanumeric() || ":-_.\\@*?[]{},!/".contains(c);
     if let Some(c) = text.chars().find(|c| !allowed(*c)) {
         return wrong(format!("it has {}", quoted(&c.to_string())), help);
     }
-    // `\x2d` in a unit's name is literal, so no escapes in the glob.
-    match globset::GlobBuilder::new(text)
-        .backslash_escape(false)
-        .build()
-    {
-        Ok(_) => Ok(()),
-        Err(error) => wrong(error.kind().to_string(), "close every bracket"),
-    }
+    check_glob(text)
 }
 
 fn check_interface(text: &str) -> Checked {
@@ -180,7 +181,13 @@ mod tests {
 
     #[test]
     fn cgroup_paths() {
-        for good in ["/shop/web", "/shop/*", "/a.slice/b@*.service", "/x/**/y"] {
+        for good in [
+            "/shop/web",
+            "/a\\x2db.slice/*",
+            "/shop/*",
+            "/a.slice/b@*.service",
+            "/x/**/y",
+        ] {
             assert_eq!(check_cgroup(good), Ok(()), "{good}");
         }
         for bad in [
@@ -206,6 +213,7 @@ mod tests {
             "web@*.service",
             "a-b\\x2dc.service",
             "app.slice",
+            "user@*.service/web.service",
         ] {
             assert_eq!(check_unit(good), Ok(()), "{good}");
         }
@@ -214,6 +222,7 @@ mod tests {
             "web",
             ".service",
             "a/b.service",
+            "a.service//b.service",
             "a b.service",
             "x.timer",
             "[a.service",
