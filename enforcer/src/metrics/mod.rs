@@ -8,16 +8,14 @@ mod telemetry;
 
 use std::{
     fmt,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use prometheus_client::{
     collector::Collector,
-    encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, text},
-    metrics::{
-        counter::Counter, family::Family, gauge::ConstGauge, gauge::Gauge, histogram::Histogram,
-    },
+    encoding::{DescriptorEncoder, EncodeLabelSet, text},
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::Registry,
 };
 
@@ -52,14 +50,13 @@ pub struct MetricSources {
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
-    policy: Arc<PolicyState>,
+    state: Arc<State>,
     apply_seconds: Histogram,
     apply_failures: Counter,
     load_failures: Counter,
     load_failed: Gauge,
     policy_errors: Gauge,
     generation: Gauge,
-    endpoints: Family<EndpointLabels, Gauge>,
     workloads: Gauge,
 }
 
@@ -103,16 +100,15 @@ impl Metrics {
         let mut registry = Registry::default();
         registry.register_collector(Box::new(ProcessCollector::default()));
         let ours = registry.sub_registry_with_prefix("enforcer");
-        let policy = Arc::new(PolicyState::default());
+        let state = Arc::new(State::default());
         let metrics = Self {
-            policy: Arc::clone(&policy),
+            state: Arc::clone(&state),
             apply_seconds: Histogram::new(APPLY_BUCKETS),
             apply_failures: Counter::default(),
             load_failures: Counter::default(),
             load_failed: Gauge::default(),
             policy_errors: Gauge::default(),
             generation: Gauge::default(),
-            endpoints: Family::default(),
             workloads: Gauge::default(),
             registry: Registry::default(),
         };
@@ -155,16 +151,11 @@ impl Metrics {
             metrics.apply_seconds.clone(),
         );
         ours.register(
-            "endpoints",
-            "Enforcement points of local workloads",
-            metrics.endpoints.clone(),
-        );
-        ours.register(
             "workloads",
             "Workloads that the policy tree names, here or elsewhere",
             metrics.workloads.clone(),
         );
-        ours.register_collector(Box::new(policy));
+        ours.register_collector(Box::new(state));
         ours.register_collector(Box::new(KernelCollector::new(
             sources.kernel,
             Arc::clone(&sources.names),
@@ -187,7 +178,7 @@ impl Metrics {
         self.apply_seconds.observe(took.as_secs_f64());
         self.load_failed.set(0);
         self.policy_errors.set(0);
-        self.policy.set(labels);
+        self.state.lock().policy = Some(labels);
     }
 
     /// The tree has errors; the last good one stays in force.
@@ -206,14 +197,7 @@ impl Metrics {
     /// How many workloads there are, and endpoints of them here.
     pub fn placed(&self, workloads: usize, endpoints: EndpointCounts) {
         self.workloads.set(gauge(workloads));
-        for (place, count) in [
-            ("interface", endpoints.interface),
-            ("cgroup", endpoints.cgroup),
-            ("host", endpoints.host),
-        ] {
-            let labels = EndpointLabels { place };
-            self.endpoints.get_or_create(&labels).set(gauge(count));
-        }
+        self.state.lock().endpoints = endpoints;
     }
 
     /// Everything, as OpenMetrics text. Reads the kernel: may take a while and block.
@@ -236,32 +220,50 @@ fn gauge(count: usize) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }
 
-/// Shows one policy at a time, which a family of gauges would not.
+/// What is shown as it was last told, and nothing from before.
 #[derive(Debug, Default)]
-struct PolicyState(Mutex<Option<PolicyLabels>>);
+struct State(Mutex<Told>);
 
-impl PolicyState {
-    fn set(&self, labels: PolicyLabels) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(labels);
+#[derive(Clone, Debug, Default)]
+struct Told {
+    policy: Option<PolicyLabels>,
+    endpoints: EndpointCounts,
+}
+
+impl State {
+    fn lock(&self) -> MutexGuard<'_, Told> {
+        // Every change is one assignment.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Collector for PolicyState {
+impl Collector for State {
     fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), fmt::Error> {
-        let labels = self
-            .0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
-        let Some(labels) = labels else { return Ok(()) };
-        let one = ConstGauge::new(1_u64);
-        let mut metric = encoder.encode_descriptor(
-            "policy_info",
-            "The policy tree in force; always 1",
-            None,
-            one.metric_type(),
+        let Told { policy, endpoints } = self.lock().clone();
+        if let Some(labels) = policy {
+            kernel::gauge(
+                &mut encoder,
+                "policy_info",
+                "The policy tree in force; always 1",
+            )?
+            .encode_family(&labels)?
+            .encode_gauge(&1_u64)?;
+        }
+        let mut metric = kernel::gauge(
+            &mut encoder,
+            "endpoints",
+            "Enforcement points of local workloads",
         )?;
-        one.encode(metric.encode_family(&labels)?)
+        for (place, count) in [
+            ("interface", endpoints.interface),
+            ("cgroup", endpoints.cgroup),
+            ("host", endpoints.host),
+        ] {
+            metric
+                .encode_family(&EndpointLabels { place })?
+                .encode_gauge(&gauge(count))?;
+        }
+        Ok(())
     }
 }
 

@@ -21,7 +21,7 @@ use crate::observe::{
 pub const DEFAULT_KEPT: usize = 10_000;
 
 /// Records that a live reader may be behind.
-const LIVE: usize = 1_024;
+const LIVE: usize = 8_192;
 
 /// The latest records.
 #[derive(Debug)]
