@@ -32,6 +32,9 @@ use crate::{
 /// Most series of rules in one scrape. Rules that never matched have none.
 const MOST_RULES: usize = 20_000;
 
+/// Name and help of a metric, and its value in what is counted.
+pub(super) type Series<T> = (&'static str, &'static str, fn(&T) -> u64);
+
 /// Who reads the kernel's counts: the daemon, from its datapath.
 pub trait KernelSource: fmt::Debug + Send + Sync {
     /// The counts as they are now. May block for as long as reading takes.
@@ -180,7 +183,7 @@ fn encode_verdicts(
     encoder: &mut DescriptorEncoder,
     verdicts: &[(Reason, Action, Direction, Counter)],
 ) -> Result<(), fmt::Error> {
-    let families: [(&str, &str, fn(&Counter) -> u64); 2] = [
+    let families: [Series<Counter>; 2] = [
         (
             "verdicts",
             "Packets (at socket hooks: calls) by verdict",
@@ -237,7 +240,7 @@ fn encode_rules(
         sum.packets += count.packets;
         sum.bytes += count.bytes;
     }
-    let families: [(&str, &str, fn(&Counter) -> u64); 2] = [
+    let families: [Series<Counter>; 2] = [
         (
             "rule_packets",
             "Packets (at socket hooks: calls) that a rule decided",
@@ -264,7 +267,7 @@ fn encode_rules(
 }
 
 fn encode_maps(encoder: &mut DescriptorEncoder, maps: &[MapUse]) -> Result<(), fmt::Error> {
-    let families: [(&str, &str, fn(&MapUse) -> u64); 3] = [
+    let families: [Series<MapUse>; 3] = [
         ("map_entries", "Entries of a kernel map in use", |m| {
             m.entries
         }),

@@ -98,7 +98,7 @@ impl Metrics {
     /// Registers everything.
     pub fn new(sources: MetricSources) -> Self {
         let mut registry = Registry::default();
-        registry.register_collector(Box::new(ProcessCollector::default()));
+        registry.register_collector(Box::new(ProcessCollector));
         let ours = registry.sub_registry_with_prefix("enforcer");
         let state = Arc::new(State::default());
         let metrics = Self {

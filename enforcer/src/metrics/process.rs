@@ -10,7 +10,7 @@ use prometheus_client::{
 use crate::metrics::kernel::{counter, gauge};
 
 /// Reads `/proc/self`.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct ProcessCollector;
 
 impl Collector for ProcessCollector {

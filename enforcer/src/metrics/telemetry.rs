@@ -8,7 +8,7 @@ use prometheus_client::{
 };
 
 use crate::{
-    metrics::kernel::{counter, gauge},
+    metrics::kernel::{Series, counter, gauge},
     observe::{pipeline::PipelineStats, record::Verdict},
     sink::{SinkStats, queue::DropCause},
 };
@@ -63,7 +63,7 @@ impl Collector for TelemetryCollector {
                     .encode_counter::<NoLabelSet, _, u64>(&sink.dropped(cause), None)?;
             }
         }
-        let counters: [(&str, &str, fn(&SinkStats) -> u64); 2] = [
+        let counters: [Series<SinkStats>; 2] = [
             ("sink_written", "Flow records that a sink took", |s| {
                 s.written()
             }),

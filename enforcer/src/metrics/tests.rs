@@ -112,3 +112,19 @@ fn a_kernel_that_cannot_be_read_is_counted_and_the_rest_shown() {
     );
     assert!(text.contains("enforcer_records_total{verdict=\"deny\"} 0\n"));
 }
+
+#[test]
+fn every_metric_is_documented() {
+    const DOCUMENT: &str = include_str!("../../../docs/telemetry.md");
+    let text = metrics().encode().unwrap();
+    let types = text.lines().filter_map(|l| l.strip_prefix("# TYPE "));
+    for metric in types {
+        let (name, kind) = metric.split_once(' ').unwrap();
+        let suffix = if kind == "counter" { "_total" } else { "" };
+        let name = format!("`{name}{suffix}`");
+        assert!(
+            DOCUMENT.contains(&name),
+            "{name} is not in docs/telemetry.md"
+        );
+    }
+}

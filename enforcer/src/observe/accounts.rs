@@ -177,7 +177,8 @@ mod tests {
     #[test]
     fn memory_is_bounded_and_the_sum_still_holds() {
         let mut accounts = Accounts::default();
-        let keys: Vec<DeniedKey> = (0..CAPACITY as u32 + 10)
+        let keys: Vec<DeniedKey> = (0..)
+            .take(CAPACITY + 10)
             .map(|rule| DeniedKey { rule, ..key(1) })
             .collect();
         let mut sum: u64 = keys.iter().map(|k| accounts.event(k, MS, 60).packets).sum();

@@ -92,7 +92,7 @@ impl CgroupName {
 
 /// How long names are remembered after they are gone. Longer than the kernel's table of denied
 /// flows keeps an entry.
-const MEMORY: Duration = Duration::from_secs(600);
+const MEMORY: Duration = Duration::from_mins(10);
 
 /// Most gone names of a kind.
 const MOST_GONE: usize = 20_000;

@@ -159,7 +159,7 @@ impl Enricher {
             icmp_type: flow.icmp.map(|(kind, _)| kind),
             icmp_code: flow.icmp.map(|(_, code)| code),
             hook: packet.as_ref().map(|p| p.hook.to_owned()),
-            interface: interface.map(|name| name.to_string()),
+            interface: interface.map(ToString::to_string),
             cgroup: cgroup.map(|c| c.path.clone()),
             unit: cgroup.and_then(|c| c.unit.clone()),
             generation: packet

@@ -541,7 +541,7 @@ mod tests {
     #[test]
     fn since_is_compared_as_text() {
         let query = FlowQuery {
-            since: Some(Duration::from_secs(300)),
+            since: Some(Duration::from_mins(5)),
             ..FlowQuery::default()
         };
         let now = time::macros::datetime!(2026-01-01 00:01:00 UTC);

@@ -235,3 +235,77 @@ pub struct Process {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub executable: Option<String>,
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+    use crate::observe::fixtures;
+
+    const DOCUMENT: &str = include_str!("../../../docs/telemetry.md");
+
+    /// A record in which nothing is absent.
+    fn full() -> FlowRecord {
+        let mut record = fixtures::record();
+        record.icmp_type = Some(8);
+        record.icmp_code = Some(0);
+        record.cgroup = Some("/x".into());
+        record.unit = Some("x.service".into());
+        record.process = Some(Process {
+            pid: 1,
+            uid: 0,
+            program: "x".into(),
+            executable: Some("/x".into()),
+        });
+        record.broken = true;
+        record
+    }
+
+    #[test]
+    fn every_field_is_documented() {
+        let Value::Object(record) = serde_json::to_value(full()).unwrap() else {
+            panic!("no object")
+        };
+        for (name, value) in record {
+            let names: Vec<String> = match (name.as_str(), value) {
+                ("workload" | "peer", Value::Object(side)) => {
+                    side.keys().map(|key| format!("`….{key}`")).collect()
+                }
+                (_, Value::Object(part)) => {
+                    part.keys().map(|key| format!("`{name}.{key}`")).collect()
+                }
+                _ => vec![format!("`{name}`")],
+            };
+            for name in names {
+                assert!(
+                    DOCUMENT.contains(&name),
+                    "{name} is not in docs/telemetry.md"
+                );
+            }
+        }
+        for reason in enforcer_common::Reason::ALL {
+            let name = format!("`{}`", reason.name());
+            assert!(
+                DOCUMENT.contains(&name),
+                "{name} is not in docs/telemetry.md"
+            );
+        }
+    }
+
+    #[test]
+    fn a_record_survives_json_and_tolerates_what_it_does_not_know() {
+        let mut value = serde_json::to_value(full()).unwrap();
+        value["new"] = 1.into();
+        assert_eq!(serde_json::from_value::<FlowRecord>(value).unwrap(), full());
+    }
+
+    #[test]
+    fn the_source_depends_on_the_direction() {
+        let mut record = fixtures::record();
+        assert_eq!(record.source(), &record.peer);
+        assert_eq!(record.destination(), &record.workload);
+        record.direction = RuleDirection::Egress;
+        assert_eq!(record.source(), &record.workload);
+    }
+}

@@ -18,7 +18,7 @@ use crate::observe::record::FlowRecord;
 pub const DEFAULT_QUEUE: usize = 16_384;
 
 /// Records that are taken before they are handed over in one piece.
-const BATCH: usize = 256;
+const BATCH: u64 = 256;
 
 /// Bytes that a sink may hold.
 const MOST_PENDING: usize = 4 << 20;
@@ -202,7 +202,7 @@ impl<S: Sink> Worker<S> {
         while let Ok(record) = self.receiver.recv() {
             self.take(&record);
             let mut ended = false;
-            while !ended && (self.taken as usize) < BATCH && self.sink.pending() < MOST_PENDING {
+            while !ended && self.taken < BATCH && self.sink.pending() < MOST_PENDING {
                 match self.receiver.try_recv() {
                     Ok(record) => self.take(&record),
                     Err(TryRecvError::Empty) => break,
