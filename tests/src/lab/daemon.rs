@@ -3,7 +3,8 @@
 use std::{
     ffi::OsStr,
     fs::{self, File},
-    io::{Read, Seek, SeekFrom},
+    io::{Read, Seek, SeekFrom, Write},
+    net::TcpStream,
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
     thread,
@@ -109,9 +110,6 @@ impl Daemon {
             .args([OsStr::new("--pin-dir"), self.pins.as_os_str()])
             .args([OsStr::new("--socket"), self.socket().as_os_str()])
             .args(["--node", &self.options.name]);
-        if !self.options.extra.iter().any(|a| a == "--metrics") {
-            command.args(["--metrics", "off"]);
-        }
         if let Some(mode) = self.options.mode {
             command.args(["--mode", mode]);
         }
@@ -235,7 +233,13 @@ impl Daemon {
 
     /// The flow records that the daemon remembers, oldest first.
     pub fn records(&self) -> Result<Vec<FlowRecord>> {
-        let output = self.ask(&["observe", "--all", "--last", "100000", "--output", "json"])?;
+        let output = self.ask(&[
+            "observe",
+            "--verdict",
+            "deny,audit,allow",
+            "--output",
+            "json",
+        ])?;
         anyhow::ensure!(
             output.status.success(),
             "enforcer observe: {}",
@@ -303,6 +307,28 @@ impl Daemon {
             );
             thread::sleep(Duration::from_millis(100));
         }
+    }
+
+    /// The sum of a metric over its series that have all of these labels (each as `key="value"`),
+    /// as Prometheus would read it on this host.
+    pub fn metric(&self, name: &str, labels: &[&str]) -> Result<f64> {
+        let text = self.options.place.enter(|| -> Result<String> {
+            let mut stream = TcpStream::connect(("127.0.0.1", 9498))?;
+            stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: lab\r\nConnection: close\r\n\r\n")?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer)?;
+            Ok(answer)
+        })??;
+        anyhow::ensure!(text.starts_with("HTTP/1.1 200"), "{text}");
+        Ok(text
+            .lines()
+            .filter_map(|line| {
+                let (series, value) = line.rsplit_once(' ')?;
+                let (found, rest) = series.split_once('{').unwrap_or((series, ""));
+                let wanted = found == name && labels.iter().all(|label| rest.contains(label));
+                wanted.then(|| value.parse::<f64>().ok()).flatten()
+            })
+            .sum())
     }
 
     /// Puts the policy tree as it is now in force, and waits for that.

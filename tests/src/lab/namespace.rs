@@ -61,15 +61,7 @@ impl Namespace {
     /// Runs `work` inside, on a thread of its own. Only the network is another: cgroups, bpffs
     /// and files stay as they are.
     pub fn enter<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T> {
-        thread::scope(|scope| {
-            scope
-                .spawn(|| {
-                    setns(&*self.file, CloneFlags::CLONE_NEWNET)?;
-                    Ok(work())
-                })
-                .join()
-                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        })
+        enter(&self.file, work)
     }
 
     /// Writes settings below `/proc/sys/net`.
@@ -166,6 +158,19 @@ impl Namespace {
         );
         Ok(String::from_utf8(output.stdout)?)
     }
+}
+
+/// Runs `work` on a thread of its own in a network namespace.
+pub(super) fn enter<T: Send>(network: &File, work: impl FnOnce() -> T + Send) -> Result<T> {
+    thread::scope(|scope| {
+        scope
+            .spawn(|| {
+                setns(network, CloneFlags::CLONE_NEWNET)?;
+                Ok(work())
+            })
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
 }
 
 /// One end of a cable: namespace, link name, and its addresses with prefix length.

@@ -45,6 +45,12 @@ impl Place {
         &self.cgroup
     }
 
+    /// Runs `work` in the network of this place, on a thread of its own that stays in the
+    /// cgroup of this process.
+    pub fn enter<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T> {
+        super::namespace::enter(&self.network, work)
+    }
+
     /// A command that enters the namespace and the cgroup before it becomes `program`. It has a
     /// process group of its own, so that a Ctrl-C at the terminal reaches only the lab.
     pub fn command(&self, program: impl AsRef<Path>) -> Result<Command> {
