@@ -19,9 +19,12 @@ spec:
 
 const MARK: &[u8] = b"-the mark of this test-";
 
+/// The reason for its end, and a frame.
+type Bad = (&'static str, Vec<u8>);
+
 /// What is sent, and the reason for its end. The first list passes a router of IP; the second
 /// does not even do that.
-fn frames(shop: &Shop, hop: &Hop) -> (Vec<(&'static str, Vec<u8>)>, Vec<(&'static str, Vec<u8>)>) {
+fn frames(shop: &Shop, hop: &Hop) -> (Vec<Bad>, Vec<Bad>) {
     let (from, to) = (shop.api.addresses.0, shop.intruder.addresses.0);
     let ip = |v6: bool| (shop.api.ip(v6), shop.intruder.ip(v6));
     let (from4, to4) = ip(false);
@@ -98,9 +101,8 @@ fn each_kind_is_dropped_for_its_reason() -> Result<()> {
     let shop = &scene.shop;
     let hop = shop.api_hop()?;
     let (through, stopped) = frames(shop, &hop);
-    let sent = |list: &[(&str, Vec<u8>)]| -> Vec<Vec<u8>> {
-        list.iter().map(|(_, frame)| frame.clone()).collect()
-    };
+    let sent =
+        |list: &[Bad]| -> Vec<Vec<u8>> { list.iter().map(|(_, frame)| frame.clone()).collect() };
 
     let mut sniffer = shop.intruder.place.sniff("eth0", &MARK[..6])?;
     shop.api.place.send_frames("eth0", &sent(&through))?;

@@ -81,10 +81,7 @@ fn replaced_a_thousand_times_under_traffic() -> Result<()> {
             .churn(FlowProtocol::Tcp, api.v6(2222), 2, hasty, pause)?,
     ];
 
-    let first: Vec<u64> = daemons
-        .iter()
-        .map(|d| generation(d))
-        .collect::<Result<_>>()?;
+    let first: Vec<u64> = daemons.iter().map(generation).collect::<Result<_>>()?;
     let rounds = if is_short() { 50 } else { 1000 };
     for number in 1..=rounds {
         scene.tree.write("policy.yaml", &variant(number))?;

@@ -309,9 +309,9 @@ impl Daemon {
         }
     }
 
-    /// The sum of a metric over its series that have all of these labels (each as `key="value"`),
+    /// The sum of an integer metric over its series that have all of these labels (each as `key="value"`),
     /// as Prometheus would read it on this host.
-    pub fn metric(&self, name: &str, labels: &[&str]) -> Result<f64> {
+    pub fn metric(&self, name: &str, labels: &[&str]) -> Result<u64> {
         let text = self.options.place.enter(|| -> Result<String> {
             let mut stream = TcpStream::connect(("127.0.0.1", 9498))?;
             stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: lab\r\nConnection: close\r\n\r\n")?;
@@ -326,7 +326,7 @@ impl Daemon {
                 let (series, value) = line.rsplit_once(' ')?;
                 let (found, rest) = series.split_once('{').unwrap_or((series, ""));
                 let wanted = found == name && labels.iter().all(|label| rest.contains(label));
-                wanted.then(|| value.parse::<f64>().ok()).flatten()
+                wanted.then(|| value.parse::<u64>().ok()).flatten()
             })
             .sum())
     }

@@ -101,16 +101,15 @@ impl ShopFlow {
     pub const fn expected(self) -> Expect {
         use Who::{Api, Db, Intruder, Scraper, Web};
         let open = match (self.protocol, self.from, self.to, self.port) {
+            // Echo requests to `web` and `scraper` are answered by their hosts, whose own
+            // endpoint is not restricted.
+            (FlowProtocol::Icmp, Intruder, to, _) => matches!(to, Web | Scraper),
+            (FlowProtocol::Icmp, _, to, _) => !matches!(to, Intruder),
             (FlowProtocol::Tcp, Intruder, Web, 8080)
             | (FlowProtocol::Tcp, Web, Api, 9000)
             | (FlowProtocol::Tcp, Api, Db, 5432)
             | (FlowProtocol::Udp, Api, Db, 9999)
             | (FlowProtocol::Tcp, Scraper, Web | Api | Db, 9100) => true,
-            // Echo requests to `web` and `scraper` are answered by their hosts, whose own
-            // endpoint is not restricted.
-            (FlowProtocol::Icmp, Intruder, Web | Scraper, _) => true,
-            (FlowProtocol::Icmp, Intruder, _, _) | (FlowProtocol::Icmp, _, Intruder, _) => false,
-            (FlowProtocol::Icmp, _, _, _) => true,
             _ => false,
         };
         if open { Expect::Open } else { Expect::Denied }

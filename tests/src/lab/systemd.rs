@@ -101,7 +101,7 @@ impl Systemd {
             namespace: namespace.clone(),
             cgroup_root,
         };
-        let deadline = Instant::now() + Duration::from_secs(60);
+        let deadline = Instant::now() + Duration::from_mins(1);
         let console = || fs::read_to_string(folder.join("console")).unwrap_or_default();
         loop {
             if this.pid == 0 {
