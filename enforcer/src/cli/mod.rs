@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand};
 
 pub mod apply;
+pub mod check;
 pub mod confirm;
 pub mod duration;
 pub mod endpoints;
@@ -47,6 +48,8 @@ const EXIT_CODES: &str = "Exit codes: 0 done or yes; 1 refused, failed or no; 2 
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Say everything that `run` would refuse in these policy trees and files.
+    Check(check::CheckArgs),
     /// Put the policy tree, or another mode, in force now; on trial if asked.
     Apply(apply::ApplyArgs),
     /// Keep what is on trial.
@@ -84,6 +87,7 @@ pub fn main() -> ExitCode {
 fn run(cli: &Cli) -> anyhow::Result<Exit> {
     let format = cli.output;
     match &cli.command {
+        Command::Check(args) => check::run(args, format),
         Command::Apply(args) => apply::run(args, format),
         Command::Confirm(args) => confirm::run(args, format),
         Command::Status(args) => status::run(args, format),

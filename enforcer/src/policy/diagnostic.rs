@@ -209,7 +209,10 @@ impl fmt::Display for PolicyDiagnostic {
         write!(
             f,
             "{}:{}:{}: {}",
-            self.file, self.line, self.column, self.message
+            printable(&self.file),
+            self.line,
+            self.column,
+            self.message
         )
     }
 }
@@ -223,7 +226,7 @@ struct Framed<'a>(&'a PolicyDiagnostic);
 impl fmt::Display for Framed<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.0.snippet.is_empty() {
-            write!(f, "{}: {}", self.0.file, self.0.message)
+            write!(f, "{}: {}", printable(&self.0.file), self.0.message)
         } else {
             f.write_str(&self.0.message)
         }
@@ -255,7 +258,7 @@ impl Diagnostic for Framed<'_> {
 impl SourceCode for Framed<'_> {
     fn read_span<'a>(
         &'a self,
-        span: &SourceSpan,
+        _span: &SourceSpan,
         _before: usize,
         _after: usize,
     ) -> Result<Box<dyn SpanContents<'a> + 'a>, MietteError> {
@@ -266,15 +269,13 @@ impl SourceCode for Framed<'_> {
             column,
             ..
         } = self.0;
-        // miette adds the distance between the two spans to the column that it is given.
         let covered = SourceSpan::from((0, snippet.len()));
-        let shown_before = snippet[..span.offset().min(snippet.len())].chars().count();
         Ok(Box::new(MietteSpanContents::new_named(
-            file.to_string(),
+            printable(file),
             snippet.as_bytes(),
             covered,
             *line as usize - 1,
-            (*column as usize - 1).saturating_sub(shown_before),
+            *column as usize - 1,
             1,
         )))
     }
@@ -307,7 +308,8 @@ impl PolicyErrors {
             GraphicalTheme::unicode_nocolor()
         };
         let handler = GraphicalReportHandler::new_themed(theme)
-            .with_width(100)
+            // Terminals wrap by themselves, and then no word to copy is torn.
+            .with_wrap_lines(false)
             .with_links(false);
         let mut text = String::new();
         for error in &self.errors {

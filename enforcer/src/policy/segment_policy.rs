@@ -191,7 +191,8 @@ impl Reader<'_> {
             Some(node) => self.choice(node, "`action`", &ACTIONS),
             None => Some(RuleAction::Allow),
         };
-        let peers = match fields.find(peers_word) {
+        // Peers in the wrong word are read too, for the errors that are in them.
+        let peers = match fields.find(peers_word).or(fields.find(wrong_word)) {
             Some(node) => {
                 let empty = format!("leave `{peers_word}` out for anybody, or remove the rule");
                 self.each(node, peers_word, &empty, |reader, item| {
