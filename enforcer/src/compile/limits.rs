@@ -126,3 +126,65 @@ pub(super) fn check(
 fn union<K: Eq + Hash, V>(old: &HashMap<K, V>, new: &HashMap<K, V>) -> usize {
     old.len() + new.keys().filter(|key| !old.contains_key(*key)).count()
 }
+
+#[cfg(test)]
+mod tests {
+    use enforcer_common::{
+        Action, Decision, Reason,
+        policy_key::{PolicyEntry, PolicyKey},
+    };
+
+    use super::*;
+
+    fn image(sets: std::ops::Range<u32>, addresses: &[&str]) -> Image {
+        let entry = PolicyEntry {
+            decision: Decision::new(Action::Deny, Reason::Isolation, 1),
+            table: 0,
+            lengths: 0,
+        };
+        let net = |text: &&str| text.parse().expect("a prefix");
+        Image {
+            policies: sets
+                .map(|set| (PolicyKey { set, peer: 0 }, entry))
+                .collect(),
+            addresses: addresses.iter().map(net).map(|net| (net, 256)).collect(),
+            ..Image::default()
+        }
+    }
+
+    #[test]
+    fn old_and_new_must_fit_together_and_what_they_share_counts_once() {
+        let limits = Limits {
+            policies: 5,
+            ..Limits::NONE
+        };
+        let old = image(0..3, &[]);
+        assert_eq!(check(&image(1..5, &[]), Some(&old), &limits), Ok(()));
+        let error = check(&image(3..6, &[]), Some(&old), &limits).unwrap_err();
+        let CompileError::TooLarge {
+            needed,
+            limit,
+            setting,
+            ..
+        } = error
+        else {
+            panic!("{error}")
+        };
+        assert_eq!((needed, limit, setting), (6, 5, "policies"));
+        assert_eq!(check(&image(3..6, &[]), None, &limits), Ok(()));
+    }
+
+    #[test]
+    fn addresses_count_by_family() {
+        let limits = Limits {
+            addresses: 2,
+            ..Limits::NONE
+        };
+        let old = image(0..0, &["10.0.0.1/32", "fd00::1/128"]);
+        let new = image(0..0, &["10.0.0.2/32", "fd00::1/128", "fd00::2/128"]);
+        assert_eq!(check(&new, Some(&old), &limits), Ok(()));
+        let more = image(0..0, &["10.0.0.2/32", "10.0.0.3/32"]);
+        let error = check(&more, Some(&old), &limits).unwrap_err();
+        assert!(error.to_string().contains("3 IPv4 addresses"), "{error}");
+    }
+}

@@ -232,3 +232,85 @@ fn read_slots<'de, K: Deserialize<'de> + Eq + Hash, D: Deserializer<'de>>(
         .map(|(number, used, key)| (key, Slot { number, used }))
         .collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::model::{Mode, RuleAction};
+
+    fn rule(numbers: &mut Numbers, name: &str) -> u32 {
+        let key = RuleKey {
+            namespace: None,
+            policy: "p".to_owned(),
+            rule: RuleName::Rule(name.to_owned(), 0),
+            direction: Some(RuleDirection::Ingress),
+        };
+        let info = || RuleInfo {
+            namespace: None,
+            policy: "p".to_owned(),
+            rule: name.to_owned(),
+            tier: None,
+            direction: Some(RuleDirection::Ingress),
+            action: RuleAction::Deny,
+            mode: Mode::Enforce,
+            origin: None,
+        };
+        numbers.rule(key, info).expect("numbers are left")
+    }
+
+    #[test]
+    fn rule_numbers_are_free_again_only_when_retired() {
+        let mut numbers = Numbers::default();
+        numbers.begin();
+        assert_eq!(rule(&mut numbers, "a"), 1);
+        let second = numbers.begin();
+        assert_eq!(rule(&mut numbers, "b"), 2);
+        assert!(numbers.has_retirable(second));
+        numbers.retire(second);
+        assert!(!numbers.has_retirable(second));
+        assert_eq!(numbers.live_rules().len(), 1);
+        assert_eq!(rule(&mut numbers, "c"), 1);
+        assert_eq!(rule(&mut numbers, "b"), 2);
+    }
+
+    #[test]
+    fn content_numbers_are_never_given_twice() {
+        let mut numbers = Numbers::default();
+        numbers.begin();
+        numbers.start_above(0, 100, 7);
+        assert_eq!(numbers.set(&[1; 16]), Ok(101));
+        assert_eq!(numbers.table(&[1; 16]), Ok(8));
+        let later = numbers.begin();
+        numbers.retire(later);
+        assert_eq!(numbers.set(&[1; 16]), Ok(102));
+        numbers.start_above(0, u32::MAX, 0);
+        assert_eq!(
+            numbers.set(&[2; 16]),
+            Err(CompileError::NumbersExhausted {
+                what: "policy sets"
+            })
+        );
+    }
+
+    #[test]
+    fn host_and_world_have_fixed_numbers() {
+        let mut numbers = Numbers::default();
+        let mut number = |subject, prefixes: &[&str]| {
+            let prefixes = prefixes.iter().map(|p| p.parse().expect("a prefix"));
+            let identity = Identity {
+                subject,
+                prefixes: prefixes.collect(),
+            };
+            numbers
+                .identity(&Arc::new(identity))
+                .expect("numbers are left")
+        };
+        assert_eq!(number(IdentitySubject::Host, &[]), identity::HOST);
+        assert_eq!(number(IdentitySubject::World, &[]), identity::WORLD);
+        assert_eq!(number(IdentitySubject::Host, &["::/0"]), identity::FIRST);
+        assert_eq!(
+            number(IdentitySubject::World, &["::/0"]),
+            identity::FIRST + 1
+        );
+    }
+}

@@ -146,19 +146,16 @@ impl<'a> SetBuilder<'a> {
 
         let wildcard = self.entry(&for_everybody, &ground)?;
         let mut entries = vec![(identity::ANY, wildcard)];
-        let mut by_class: HashMap<u32, PolicyEntry> = HashMap::new();
+        let mut by_class: Vec<Option<PolicyEntry>> = vec![None; classes.len()];
         // By position, which is by identity number.
         touched.sort_unstable();
         for position in touched {
             let class = std::mem::replace(&mut self.class_of[position as usize], ROOT);
-            let entry = match by_class.get(&class) {
-                Some(entry) => *entry,
-                None => {
-                    let rules = rules_of(&classes, class, &for_everybody);
-                    let entry = self.entry(&rules, &ground)?;
-                    by_class.insert(class, entry);
-                    entry
-                }
+            let entry = if let Some(entry) = by_class[class as usize] {
+                entry
+            } else {
+                let rules = rules_of(&classes, class, &for_everybody);
+                *by_class[class as usize].insert(self.entry(&rules, &ground)?)
             };
             if entry != wildcard {
                 entries.push((index.number(position), entry));
@@ -219,7 +216,7 @@ impl<'a> SetBuilder<'a> {
         let mut ranges: Vec<(u16, u16, Outcome)> = Vec::new();
         let mut edges = edges.into_iter().peekable();
         let mut start = 0_u32;
-        while start <= u32::from(u16::MAX) {
+        while start < 1 << 16 {
             while let Some((_, begins, number)) = edges.next_if(|(port, ..)| *port == start) {
                 let rule = &self.book.rules[number as usize];
                 if begins {

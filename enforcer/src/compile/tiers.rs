@@ -49,13 +49,13 @@ struct TierMatching {
 impl Matching {
     pub fn add(&mut self, rule: u32, tier: Tier, deny: bool, enforced: bool) {
         let tier = &mut self.tiers[tier as usize];
-        if !deny {
-            tier.allow.insert(rule);
-        } else {
+        if deny {
             tier.deny.insert(rule);
             if enforced {
                 tier.enforced_deny.insert(rule);
             }
+        } else {
+            tier.allow.insert(rule);
         }
     }
 

@@ -39,7 +39,6 @@ impl Edit {
         let workloads = &mut after.policy.workloads;
         let policies = &mut after.policy.policies;
         match self {
-            Self::Nothing => {}
             Self::Relabel(index, labels) if !workloads.is_empty() => {
                 workloads[index.index(scenario.policy.workloads.len())].labels = labels.clone();
             }
@@ -66,6 +65,7 @@ impl Edit {
             }
             Self::Mode(mode) => after.mode = *mode,
             Self::HostAddress(address) => after.host_addresses = vec![*address],
+            // Nothing, or nothing to change.
             _ => {}
         }
         after

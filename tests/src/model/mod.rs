@@ -159,7 +159,7 @@ impl World<'_> {
                     if !rule.peers.iter().any(|peer| self.is_peer(peer, flow.peer)) {
                         continue;
                     }
-                    if !rule.ports.iter().any(|ports| is_port(ports, flow)) {
+                    if !rule.ports.iter().any(|ports| is_port(*ports, flow)) {
                         continue;
                     }
                     match rule.action {
@@ -277,7 +277,7 @@ fn is_selected<'a>(
         && labels.all(|(key, value)| workload.labels.get(key) == Some(value))
 }
 
-fn is_port(ports: &PortMatch, flow: &RawFlow) -> bool {
+fn is_port(ports: PortMatch, flow: &RawFlow) -> bool {
     match ports.protocol {
         None => true,
         Some(protocol) => {
