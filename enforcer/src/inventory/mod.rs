@@ -2,13 +2,16 @@
 //! whole snapshots.
 
 pub mod cgroups;
+mod claims;
 pub mod interfaces;
 pub mod namespaces;
 mod netlink;
 pub mod place;
+mod problem;
 pub mod socket_owner;
 pub mod sockets;
 pub mod units;
+mod ways;
 
 use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 

@@ -1,19 +1,17 @@
 //! Which workload is where: a pure function of the policy's workloads and a snapshot.
 
-use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
-    fmt,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
-use globset::{GlobMatcher, GlobSet, GlobSetBuilder};
-
+pub use super::problem::{Problem, WorkloadName};
 use super::{
     Snapshot,
-    units::{UnitPattern, address_of_cgroup, has_wildcard, is_slice, unit_glob, unit_of_cgroup},
+    claims::Claims,
+    units::{address_of_cgroup, ancestors_and_self, is_slice, parent, unit_of_cgroup},
+    ways::Ways,
 };
 use crate::{
     datapath::desired::EndpointPlace,
-    policy::model::{Origin, Place, Workload},
+    policy::model::{Place, Workload},
 };
 
 /// Result of [`place`].
@@ -25,7 +23,7 @@ pub struct Placement {
     /// they are looked at ([`EndpointPlace::Pending`]), and their present children that are
     /// nobody's ([`EndpointPlace::NoWorkload`]). To be left out where it allows them.
     pub unknown: Vec<EndpointPlace>,
-    /// What an operator should know, in the order of the workloads.
+    /// What an operator should know; what is merely absent comes last.
     pub problems: Vec<Problem>,
 }
 
@@ -54,79 +52,15 @@ pub struct EndpointKey {
     pub place: String,
 }
 
-/// Names a workload and its document in a [`Problem`].
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct WorkloadName {
-    /// Namespace.
-    pub namespace: String,
-    /// Name.
-    pub name: String,
-    /// Where it is written.
-    pub origin: Origin,
-}
-
-impl fmt::Display for WorkloadName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{} ({})", self.namespace, self.name, self.origin)
-    }
-}
-
-/// What stands in the way of a workload's place.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Problem {
-    /// Several workloads claim one cgroup: it is nobody's, and unknown to the node.
-    #[error("cgroup {path} is claimed by {}; it is none of them until only one does", names(.workloads))]
-    CgroupContested {
-        /// Path below the cgroup root.
-        path: String,
-        /// Who claims it.
-        workloads: Vec<WorkloadName>,
-    },
-    /// Several workloads name one interface: none of them is enforced there.
-    #[error("interface {name} is claimed by {}; it is none of them until only one does", names(.workloads))]
-    InterfaceContested {
-        /// Interface name.
-        name: String,
-        /// Who names it.
-        workloads: Vec<WorkloadName>,
-    },
-    /// Nothing matches now: normal for what is not running.
-    #[error("{workload} is not here: nothing matches {place}")]
-    Absent {
-        /// Who.
-        workload: WorkloadName,
-        /// Its place, as in YAML (`unit: foo.service`).
-        place: String,
-    },
-    /// Not a glob.
-    #[error("{workload} cannot be placed: {place} is not a valid pattern: {reason}")]
-    BadPattern {
-        /// Who.
-        workload: WorkloadName,
-        /// Its place, as in YAML.
-        place: String,
-        /// Why not.
-        reason: String,
-    },
-}
-
-impl Problem {
-    /// Whether enforcement is not what the policy says, as opposed to something not running.
-    pub fn is_error(&self) -> bool {
-        !matches!(self, Self::Absent { .. })
-    }
-}
-
 /// Places every workload that has a place. Building the matchers of many globs takes a while:
 /// keep a [`Placer`] where the workloads stay and only the snapshot changes.
 pub fn place(workloads: &[Workload], snapshot: &Snapshot) -> Placement {
-    Placer::new(workloads).place(snapshot)
+    Placer::new(workloads).place(workloads, snapshot)
 }
 
 /// The workloads of one policy, prepared for [`Placer::place`].
 #[derive(Debug)]
-pub struct Placer<'a> {
-    workloads: &'a [Workload],
+pub struct Placer {
     cgroups: Claims,
     units: Claims,
     /// What decides which cgroups may get a child that a workload claims.
@@ -137,11 +71,11 @@ pub struct Placer<'a> {
     unplaceable: BTreeSet<usize>,
 }
 
-impl<'a> Placer<'a> {
+impl Placer {
     /// Prepares the workloads' patterns.
-    pub fn new(workloads: &'a [Workload]) -> Self {
-        let mut cgroups = ClaimsBuilder::default();
-        let mut units = ClaimsBuilder::default();
+    pub fn new(workloads: &[Workload]) -> Self {
+        let mut cgroups = Claims::default();
+        let mut units = Claims::default();
         let mut patterns = BTreeSet::new();
         let mut problems = Vec::new();
         let mut unplaceable = BTreeSet::new();
@@ -153,11 +87,11 @@ impl<'a> Placer<'a> {
                 Place::Interface(_) => Ok(()),
                 Place::Cgroup(pattern) => {
                     let pattern = normalized(pattern);
-                    let added = cgroups.add_cgroup(index, &pattern);
+                    let added = cgroups.add(index, &pattern);
                     patterns.insert(pattern);
                     added
                 }
-                Place::Unit(pattern) => units.add_unit(index, pattern),
+                Place::Unit(pattern) => units.add(index, pattern),
             };
             if let Err(e) = added {
                 unplaceable.insert(index);
@@ -169,28 +103,27 @@ impl<'a> Placer<'a> {
             }
         }
         Self {
-            workloads,
             claims_units: !units.is_empty(),
-            cgroups: cgroups.build(),
-            units: units.build(),
+            cgroups,
+            units,
             ways: Ways::new(&patterns),
             problems,
             unplaceable,
         }
     }
 
-    /// Places the workloads.
-    pub fn place(&self, snapshot: &Snapshot) -> Placement {
+    /// Places the workloads, which must be those that it was made of.
+    pub fn place(&self, workloads: &[Workload], snapshot: &Snapshot) -> Placement {
         let mut placement = Placement {
             problems: self.problems.clone(),
             ..Placement::default()
         };
         let mut placed = self.unplaceable.clone();
-        let contested = self.place_cgroups(snapshot, &mut placement, &mut placed);
-        self.place_interfaces(snapshot, &mut placement, &mut placed);
+        let contested = self.place_cgroups(workloads, snapshot, &mut placement, &mut placed);
+        place_interfaces(workloads, snapshot, &mut placement, &mut placed);
         placement.unknown = self.unknown(snapshot, &placement.endpoints, &contested);
         placement.endpoints.sort_by(|a, b| a.key.cmp(&b.key));
-        for (index, workload) in self.workloads.iter().enumerate() {
+        for (index, workload) in workloads.iter().enumerate() {
             if let Some(place) = &workload.place
                 && !placed.contains(&index)
             {
@@ -206,6 +139,7 @@ impl<'a> Placer<'a> {
     /// Returns the contested cgroups.
     fn place_cgroups<'s>(
         &self,
+        workloads: &[Workload],
         snapshot: &'s Snapshot,
         placement: &mut Placement,
         placed: &mut BTreeSet<usize>,
@@ -223,7 +157,7 @@ impl<'a> Placer<'a> {
             match (claims.next(), claims.next()) {
                 (None, _) => {}
                 (Some(index), None) => placement.endpoints.push(PlacedEndpoint {
-                    key: self.key(index, format!("cgroup:{path}")),
+                    key: key(&workloads[index], format!("cgroup:{path}")),
                     workload: index,
                     place: EndpointPlace::Cgroup {
                         id: *id,
@@ -235,48 +169,12 @@ impl<'a> Placer<'a> {
                     contested.insert(path.as_str());
                     placement.problems.push(Problem::CgroupContested {
                         path: path.clone(),
-                        workloads: self.names([first, second].into_iter().chain(claims)),
+                        workloads: names_of(workloads, [first, second].into_iter().chain(claims)),
                     });
                 }
             }
         }
         contested
-    }
-
-    fn place_interfaces(
-        &self,
-        snapshot: &Snapshot,
-        placement: &mut Placement,
-        placed: &mut BTreeSet<usize>,
-    ) {
-        let mut claims: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
-        for (index, workload) in self.workloads.iter().enumerate() {
-            if let Some(Place::Interface(name)) = &workload.place {
-                claims.entry(name).or_default().push(index);
-            }
-        }
-        for (name, claims) in claims {
-            if let [index] = claims[..] {
-                if let Some(interface) = snapshot.interface(name) {
-                    placed.insert(index);
-                    placement.endpoints.push(PlacedEndpoint {
-                        key: self.key(index, format!("interface:{name}")),
-                        workload: index,
-                        place: EndpointPlace::Interface {
-                            ifindex: interface.ifindex,
-                            name: name.to_owned(),
-                        },
-                        unit: None,
-                    });
-                }
-            } else {
-                placed.extend(&claims);
-                placement.problems.push(Problem::InterfaceContested {
-                    name: name.to_owned(),
-                    workloads: self.names(claims.into_iter()),
-                });
-            }
-        }
     }
 
     /// See [`Placement::unknown`]. Nothing below an endpoint is unknown: it is the endpoint's.
@@ -320,186 +218,54 @@ impl<'a> Placer<'a> {
         }
         unknown
     }
-
-    fn key(&self, index: usize, place: String) -> EndpointKey {
-        let workload = &self.workloads[index];
-        EndpointKey {
-            namespace: workload.namespace.clone(),
-            workload: workload.name.clone(),
-            place,
-        }
-    }
-
-    fn names(&self, indices: impl Iterator<Item = usize>) -> Vec<WorkloadName> {
-        indices.map(|i| name_of(&self.workloads[i])).collect()
-    }
 }
 
-/// Which workloads claim a path or a unit's address.
-#[derive(Debug)]
-struct Claims {
-    exact: HashMap<String, Vec<usize>>,
-    globs: GlobSet,
-    /// The workload of each glob of the set.
-    owners: Vec<usize>,
-}
-
-impl Claims {
-    fn of(&self, text: &str) -> BTreeSet<usize> {
-        let mut claims = BTreeSet::new();
-        if let Some(exact) = self.exact.get(text) {
-            claims.extend(exact);
-        }
-        if !self.owners.is_empty() {
-            claims.extend(self.globs.matches(text).into_iter().map(|i| self.owners[i]));
-        }
-        claims
-    }
-}
-
-#[derive(Default)]
-struct ClaimsBuilder {
-    exact: HashMap<String, Vec<usize>>,
-    globs: Vec<globset::Glob>,
-    owners: Vec<usize>,
-}
-
-impl ClaimsBuilder {
-    fn add_cgroup(&mut self, owner: usize, pattern: &str) -> Result<(), globset::Error> {
-        if has_wildcard(pattern) {
-            self.add_glob(owner, unit_glob(pattern)?);
-        } else {
-            self.add_exact(owner, pattern.to_owned());
-        }
-        Ok(())
-    }
-
-    fn add_unit(&mut self, owner: usize, pattern: &str) -> Result<(), globset::Error> {
-        match UnitPattern::parse(pattern)? {
-            UnitPattern::Exact(address) => self.add_exact(owner, address),
-            UnitPattern::Glob(glob) => self.add_glob(owner, glob.glob().clone()),
-        }
-        Ok(())
-    }
-
-    fn add_exact(&mut self, owner: usize, text: String) {
-        self.exact.entry(text).or_default().push(owner);
-    }
-
-    fn add_glob(&mut self, owner: usize, glob: globset::Glob) {
-        self.globs.push(glob);
-        self.owners.push(owner);
-    }
-
-    fn is_empty(&self) -> bool {
-        self.exact.is_empty() && self.owners.is_empty()
-    }
-
-    fn build(self) -> Claims {
-        let mut set = GlobSetBuilder::new();
-        for glob in self.globs {
-            set.add(glob);
-        }
-        Claims {
-            exact: self.exact,
-            // Each glob was compiled by itself before; together they only share automata.
-            globs: set.build().unwrap_or_default(),
-            owners: self.owners,
+fn place_interfaces(
+    workloads: &[Workload],
+    snapshot: &Snapshot,
+    placement: &mut Placement,
+    placed: &mut BTreeSet<usize>,
+) {
+    let mut claims: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+    for (index, workload) in workloads.iter().enumerate() {
+        if let Some(Place::Interface(name)) = &workload.place {
+            claims.entry(name).or_default().push(index);
         }
     }
-}
-
-/// The directories on the way to what cgroup patterns match.
-#[derive(Debug, Default)]
-struct Ways {
-    /// Those that are spelled out, at any depth: looked up, however many patterns there are.
-    exact: HashSet<String>,
-    /// Those with a wildcard: one for all patterns that differ in the last component only.
-    globs: Vec<Vec<Component>>,
-}
-
-#[derive(Debug)]
-enum Component {
-    Name(String),
-    Glob(Box<GlobMatcher>),
-    /// From here on anything may match: `**`, or a construct that spans components.
-    Anything,
-}
-
-impl Ways {
-    fn new(patterns: &BTreeSet<String>) -> Self {
-        let mut ways = Self::default();
-        let mut with_wildcard = BTreeSet::new();
-        for pattern in patterns {
-            let (way, last) = pattern.rsplit_once('/').unwrap_or(("", pattern));
-            if has_wildcard(way) || last.contains("**") {
-                // The last component matters only for whether it can span several.
-                let last = if last.contains("**") { "**" } else { "*" };
-                with_wildcard.insert(format!("{way}/{last}"));
-            } else if last.is_empty() {
-                // The root is nobody's child.
-            } else if way.is_empty() {
-                ways.exact.insert("/".to_owned());
-            } else {
-                ways.exact
-                    .extend(ancestors_and_self(way).map(str::to_owned));
+    for (name, claims) in claims {
+        if let [index] = claims[..] {
+            if let Some(interface) = snapshot.interface(name) {
+                placed.insert(index);
+                placement.endpoints.push(PlacedEndpoint {
+                    key: key(&workloads[index], format!("interface:{name}")),
+                    workload: index,
+                    place: EndpointPlace::Interface {
+                        ifindex: interface.ifindex,
+                        name: name.to_owned(),
+                    },
+                    unit: None,
+                });
             }
-        }
-        ways.globs = with_wildcard.iter().map(|w| components(w)).collect();
-        ways
-    }
-
-    /// Whether a new child of `path` can match a pattern or lead to what does.
-    fn may_have_child(&self, path: &str) -> bool {
-        self.exact.contains(path) || self.globs.iter().any(|way| leads_on(way, path))
-    }
-}
-
-/// The components of a pattern before the last, up to the first that may be anything.
-fn components(pattern: &str) -> Vec<Component> {
-    let mut components = Vec::new();
-    let mut names = pattern.split('/').skip(1).peekable();
-    while let Some(name) = names.next() {
-        let component = if !has_wildcard(name) {
-            Component::Name(name.to_owned())
-        } else if name.contains("**") {
-            Component::Anything
         } else {
-            match unit_glob(name) {
-                Ok(glob) => Component::Glob(Box::new(glob.compile_matcher())),
-                Err(_) => Component::Anything,
-            }
-        };
-        let anything = matches!(component, Component::Anything);
-        if anything || names.peek().is_some() {
-            components.push(component);
-        }
-        if anything {
-            break;
+            placed.extend(&claims);
+            placement.problems.push(Problem::InterfaceContested {
+                name: name.to_owned(),
+                workloads: names_of(workloads, claims.into_iter()),
+            });
         }
     }
-    components
 }
 
-fn leads_on(way: &[Component], path: &str) -> bool {
-    let mut names = path.split('/').filter(|n| !n.is_empty());
-    for component in way {
-        if let Component::Anything = component {
-            return true;
-        }
-        let Some(name) = names.next() else {
-            return true;
-        };
-        let matches = match component {
-            Component::Name(wanted) => wanted == name,
-            Component::Glob(glob) => glob.is_match(name),
-            Component::Anything => true,
-        };
-        if !matches {
-            return false;
-        }
+fn key(workload: &Workload, place: String) -> EndpointKey {
+    EndpointKey {
+        namespace: workload.namespace.clone(),
+        workload: workload.name.clone(),
+        place,
     }
-    names.next().is_none()
+}
+
+fn names_of(workloads: &[Workload], indices: impl Iterator<Item = usize>) -> Vec<WorkloadName> {
+    indices.map(|i| name_of(&workloads[i])).collect()
 }
 
 /// Where the host's service manager can start a unit: in its slices, and in what they are in.
@@ -514,18 +280,6 @@ fn unit_parents(snapshot: &Snapshot) -> impl Iterator<Item = &str> {
             own.into_iter().chain(ancestors_and_self(path).skip(1))
         })
         .chain(["/"])
-}
-
-fn parent(path: &str) -> Option<&str> {
-    match path.rsplit_once('/') {
-        Some(("", "")) | None => None,
-        Some(("", _)) => Some("/"),
-        Some((parent, _)) => Some(parent),
-    }
-}
-
-fn ancestors_and_self(path: &str) -> impl Iterator<Item = &str> {
-    std::iter::successors(Some(path), |p| parent(p))
 }
 
 /// A leading `/`, none at the end, none doubled.
@@ -557,15 +311,10 @@ fn name_of(workload: &Workload) -> WorkloadName {
     }
 }
 
-fn names(workloads: &[WorkloadName]) -> String {
-    let names: Vec<String> = workloads.iter().map(WorkloadName::to_string).collect();
-    names.join(" and ")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::inventory::Interface;
+    use crate::{inventory::Interface, policy::model::Origin};
 
     fn workload(name: &str, place: Place) -> Workload {
         Workload {

@@ -7,8 +7,6 @@
 //! `user@1000.service/foo.service`. A name without that prefix means a unit of the host's own
 //! manager only.
 
-use globset::{Error, GlobBuilder, GlobMatcher};
-
 /// Suffixes of the unit types that have a cgroup (systemd.unit(5)).
 const TYPES: [&str; 6] = [".service", ".scope", ".slice", ".socket", ".mount", ".swap"];
 
@@ -48,46 +46,18 @@ pub fn is_slice(unit: &str) -> bool {
     unit.strip_suffix(".slice").is_some()
 }
 
-/// What a `unit:` place asks for.
-#[derive(Clone, Debug)]
-pub enum UnitPattern {
-    /// One address, as of [`address_of_cgroup`].
-    Exact(String),
-    /// A glob over addresses.
-    Glob(Box<GlobMatcher>),
-}
-
-impl UnitPattern {
-    /// Reads a `unit:` value.
-    pub fn parse(pattern: &str) -> Result<Self, Error> {
-        if has_wildcard(pattern) {
-            let glob = unit_glob(pattern)?.compile_matcher();
-            return Ok(Self::Glob(Box::new(glob)));
-        }
-        Ok(Self::Exact(pattern.to_owned()))
-    }
-
-    /// Whether a unit with this address is meant.
-    pub fn matches(&self, address: &str) -> bool {
-        match self {
-            Self::Exact(exact) => exact == address,
-            Self::Glob(glob) => glob.is_match(address),
-        }
+/// The cgroup above, `None` for the root `/`.
+pub(super) fn parent(path: &str) -> Option<&str> {
+    match path.rsplit_once('/') {
+        Some(("", "")) | None => None,
+        Some(("", _)) => Some("/"),
+        Some((parent, _)) => Some(parent),
     }
 }
 
-/// Whether a pattern is a glob rather than one name or path.
-pub fn has_wildcard(pattern: &str) -> bool {
-    pattern.contains(['*', '?', '[', '{'])
-}
-
-/// A glob with the project's semantics: `*` and `?` stay within one component, `**` crosses, and
-/// a backslash is a backslash, because systemd's escaped names are full of them (`\x2d`).
-pub fn unit_glob(pattern: &str) -> Result<globset::Glob, Error> {
-    GlobBuilder::new(pattern)
-        .literal_separator(true)
-        .backslash_escape(false)
-        .build()
+/// The path itself and every one above it, the root last.
+pub(super) fn ancestors_and_self(path: &str) -> impl Iterator<Item = &str> {
+    std::iter::successors(Some(path), |p| parent(p))
 }
 
 fn is_unit_name(name: &str) -> bool {
@@ -137,23 +107,5 @@ mod tests {
             Some("c.scope/foo.service/x.service")
         );
         assert_eq!(address_of_cgroup("/system.slice/foo.service/worker"), None);
-    }
-
-    #[test]
-    fn patterns() {
-        let matches =
-            |pattern: &str, address: &str| UnitPattern::parse(pattern).unwrap().matches(address);
-        assert!(matches("foo.service", "foo.service"));
-        assert!(!matches("foo.service", "user@7.service/foo.service"));
-        assert!(matches("foo@*.service", "foo@a.service"));
-        assert!(!matches("foo@*.service", "foo.service"));
-        assert!(!matches("*.service", "user@7.service/foo.service"));
-        assert!(matches(
-            "user@*.service/foo.service",
-            "user@7.service/foo.service"
-        ));
-        assert!(matches("a\\x2d*.service", "a\\x2db.service"));
-        assert!(!matches("a\\x2d*.service", "ax2db.service"));
-        assert!(UnitPattern::parse("a[.service").is_err());
     }
 }
