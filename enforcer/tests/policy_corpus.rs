@@ -34,10 +34,13 @@ fn cases() -> Vec<PathBuf> {
 fn shown(errors: &PolicyErrors) -> String {
     let mut text = String::new();
     for error in errors.errors() {
+        // An error of a whole tree names it as it was given: with where this clone is.
+        let file = Path::new(&*error.file);
+        let file = file.strip_prefix(corpus()).unwrap_or(file).display();
         let _ = writeln!(
             text,
             "{}:{}:{} {}\n  {}\n  help: {}",
-            error.file, error.line, error.column, error.code, error.message, error.help
+            file, error.line, error.column, error.code, error.message, error.help
         );
         if !error.snippet.is_empty() {
             let _ = writeln!(text, "  | {}", error.snippet);
