@@ -163,14 +163,14 @@ pub struct PolicyDiagnostic {
 }
 
 impl PolicyDiagnostic {
-    fn new(code: Code, file: &SourceFile, at: Position, message: String, help: String) -> Self {
+    fn new(code: Code, file: &SourceFile, at: Position, message: &str, help: String) -> Self {
         let (snippet, mark) = cut(file.line(at.line), at);
         Self {
             code,
             file: file.name.clone(),
             line: at.line,
             column: at.column,
-            message: printable(&message),
+            message: printable(message),
             help,
             snippet,
             mark,
@@ -301,6 +301,8 @@ impl PolicyErrors {
 
     /// For people: one frame for each error, then a line with their number.
     pub fn render(&self, colour: bool) -> String {
+        use std::fmt::Write as _;
+
         use miette::{GraphicalReportHandler, GraphicalTheme};
         let theme = if colour {
             GraphicalTheme::unicode()
@@ -318,7 +320,7 @@ impl PolicyErrors {
             text.push('\n');
         }
         if self.omitted > 0 {
-            text.push_str(&format!("… and {} more\n", self.omitted));
+            let _ = writeln!(text, "… and {} more", self.omitted);
         }
         text
     }
@@ -354,11 +356,11 @@ impl Collector {
         code: Code,
         file: &SourceFile,
         at: Position,
-        message: impl Into<String>,
+        message: impl AsRef<str>,
         help: impl Into<String>,
     ) {
         if self.errors.len() < KEPT_ERRORS {
-            let error = PolicyDiagnostic::new(code, file, at, message.into(), help.into());
+            let error = PolicyDiagnostic::new(code, file, at, message.as_ref(), help.into());
             self.errors.push(error);
         } else {
             self.omitted += 1;

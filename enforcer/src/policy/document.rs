@@ -190,44 +190,41 @@ struct Part<'t> {
 /// can be parted without parsing, and an error in one document does not hide the others'.
 fn parts(text: &str) -> Vec<Part<'_>> {
     let mut parts = Vec::new();
-    let mut start = 0;
-    let mut start_line = 0;
+    let mut start = (0, 0);
     let mut empty = true;
-    let mut marked = false;
+    let mut after_marker = false;
     let mut offset = 0;
-    let mut line_number = 0;
-    let mut push = |start: usize, end: usize, lines_before: u32, empty: bool| {
+    let mut push = |(start, lines_before): (usize, u32), end: usize, empty: bool| {
         if !empty {
             let text = &text[start..end];
             parts.push(Part { text, lines_before });
         }
     };
-    for line in text.split_inclusive('\n') {
-        let marker = |mark: &str| {
+    for (number, line) in (0_u32..).zip(text.split_inclusive('\n')) {
+        let begins_with = |mark: &str| {
             line.strip_prefix(mark)
                 .is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\n', '\r']))
         };
         let content = line.trim();
-        if marker("---") {
+        if begins_with("---") {
             // Directives, which end at the marker, belong to the document behind it.
-            if marked || !empty {
-                push(start, offset, start_line, empty);
-                (start, start_line) = (offset, line_number);
+            if after_marker || !empty {
+                push(start, offset, empty);
+                start = (offset, number);
             }
-            marked = true;
+            after_marker = true;
             let rest = content[3..].trim_start();
             empty = rest.is_empty() || rest.starts_with('#');
-        } else if marker("...") {
-            push(start, offset + line.len(), start_line, empty);
-            (start, start_line) = (offset + line.len(), line_number + 1);
-            (empty, marked) = (true, false);
+        } else if begins_with("...") {
+            push(start, offset + line.len(), empty);
+            start = (offset + line.len(), number + 1);
+            (empty, after_marker) = (true, false);
         } else if !content.is_empty() && !content.starts_with('#') && !line.starts_with('%') {
             empty = false;
         }
         offset += line.len();
-        line_number += 1;
     }
-    push(start, offset, start_line, empty);
+    push(start, offset, empty);
     parts
 }
 

@@ -76,10 +76,53 @@ fn finish(
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::fs;
+
+    use enforcer_common::{Direction, Protocol, flow_key::icmp_port};
+
+    use super::{
+        model::{
+            Failsafe, Fallback, LabelSelector, Labels, Mode, Peer, Place, PortMatch, RuleAction,
+            Subject, Tier,
+        },
+        *,
+    };
+
+    const EGRESS: usize = Direction::Egress as usize;
+    const INGRESS: usize = Direction::Ingress as usize;
 
     fn repository(path: &str) -> PathBuf {
         Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path)
+    }
+
+    fn resolved(text: &str) -> ResolvedPolicy {
+        match load_text("a.yaml", text) {
+            Ok(policy) => policy,
+            Err(errors) => panic!("{}", errors.render(false)),
+        }
+    }
+
+    /// A policy of namespace `shop` with this `spec`, in flow style.
+    fn policy(spec: &str) -> model::Policy {
+        let text = format!(
+            "apiVersion: {API_VERSION}\nkind: SegmentPolicy\n\
+             metadata: {{name: p, namespace: shop}}\nspec: {spec}\n"
+        );
+        resolved(&text).policies.remove(0)
+    }
+
+    fn labels(pairs: &[(&str, &str)]) -> Labels {
+        let pairs = pairs
+            .iter()
+            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
+        pairs.collect()
+    }
+
+    fn selector(namespace: Option<&str>, pairs: &[(&str, &str)]) -> LabelSelector {
+        LabelSelector {
+            namespace: namespace.map(str::to_owned),
+            match_labels: labels(pairs),
+        }
     }
 
     #[test]
@@ -89,5 +132,211 @@ mod tests {
                 panic!("{}", errors.render(false));
             }
         }
+    }
+
+    #[test]
+    fn what_a_policy_does_not_say_has_its_default() {
+        let policy = policy("{selector: {}, ingress: [{}]}");
+        assert_eq!(policy.tier, Tier::Application);
+        assert_eq!(policy.mode, None);
+        assert_eq!(
+            policy.subject,
+            Subject::Workloads(selector(Some("shop"), &[]))
+        );
+        assert_eq!(policy.rules[EGRESS], None);
+        let rules = policy.rules[INGRESS].as_ref().unwrap();
+        assert_eq!(rules[0].name, "ingress[0]");
+        assert_eq!(rules[0].action, RuleAction::Allow);
+        assert_eq!(rules[0].peers, [Peer::Any]);
+        assert_eq!(rules[0].ports, [PortMatch::ANY]);
+        assert_eq!((rules[0].origin.line, rules[0].origin.column), (4, 32));
+    }
+
+    #[test]
+    fn a_direction_that_is_written_isolates_even_when_it_is_empty() {
+        let policy =
+            policy("{selector: {host: true}, egress: [], tier: application, mode: enforce}");
+        assert_eq!(policy.subject, Subject::Host);
+        assert_eq!(policy.mode, Some(Mode::Enforce));
+        assert_eq!(policy.rules, [Some(vec![]), None]);
+    }
+
+    #[test]
+    fn peers_have_the_namespace_of_their_policy_unless_they_name_one() {
+        let own = policy(
+            "{selector: {}, egress: [{action: deny, to: [{labels: {a: b}}, \
+             {labels: {}, namespace: '*'}, {labels: {}, namespace: x}, {entity: world}, \
+             {entity: host}, {entity: any}, {cidr: 10.0.0.1}, \
+             {cidr: 'fd00::/8', except: ['fd00:1::/32']}]}]}",
+        );
+        let rule = &own.rules[EGRESS].as_ref().unwrap()[0];
+        assert_eq!(rule.action, RuleAction::Deny);
+        let expected = [
+            Peer::Workloads(selector(Some("shop"), &[("a", "b")])),
+            Peer::Workloads(selector(None, &[])),
+            Peer::Workloads(selector(Some("x"), &[])),
+            Peer::World,
+            Peer::Host,
+            Peer::Any,
+            Peer::Cidr {
+                prefix: "10.0.0.1/32".parse().unwrap(),
+                except: vec![],
+            },
+            Peer::Cidr {
+                prefix: "fd00::/8".parse().unwrap(),
+                except: vec!["fd00:1::/32".parse().unwrap()],
+            },
+        ];
+        assert_eq!(rule.peers, expected);
+
+        let text = format!(
+            "apiVersion: {API_VERSION}\nkind: SegmentPolicy\nmetadata: {{name: p}}\n\
+             spec: {{selector: {{}}, ingress: [{{from: [{{labels: {{}}}}]}}]}}\n"
+        );
+        let all = resolved(&text).policies.remove(0);
+        assert_eq!(all.subject, Subject::Workloads(selector(None, &[])));
+        let rule = &all.rules[INGRESS].as_ref().unwrap()[0];
+        assert_eq!(rule.peers, [Peer::Workloads(selector(None, &[]))]);
+    }
+
+    #[test]
+    fn ports_become_protocol_and_range() {
+        let cases = [
+            ("{port: 80}", Some(Protocol::TCP), 80, 80),
+            (
+                "{protocol: udp, port: 8000-8999}",
+                Some(Protocol::UDP),
+                8000,
+                8999,
+            ),
+            (
+                "{protocol: 6, port: 1, endPort: 65535}",
+                Some(Protocol::TCP),
+                1,
+                65535,
+            ),
+            ("{protocol: SCTP}", Some(Protocol::SCTP), 0, 65535),
+            ("53/UDPLite", Some(Protocol::UDPLITE), 53, 53),
+            ("gre", Some(47), 0, 65535),
+            ("{protocol: 0}", Some(0), 0, 65535),
+            ("any", None, 0, 65535),
+            ("{protocol: Any}", None, 0, 65535),
+            ("icmp", Some(Protocol::ICMP), 0, 65535),
+            (
+                "{protocol: ICMP, type: 8}",
+                Some(Protocol::ICMP),
+                icmp_port(8, 0),
+                icmp_port(8, 255),
+            ),
+            (
+                "{protocol: 58, type: 2, code: 0}",
+                Some(Protocol::ICMPV6),
+                icmp_port(2, 0),
+                icmp_port(2, 0),
+            ),
+        ];
+        for (written, protocol, first, last) in cases {
+            let policy = policy(&format!(
+                "{{selector: {{}}, ingress: [{{ports: [{written}]}}]}}"
+            ));
+            let expected = PortMatch {
+                protocol,
+                first,
+                last,
+            };
+            let rule = &policy.rules[INGRESS].as_ref().unwrap()[0];
+            assert_eq!(rule.ports, [expected], "{written}");
+        }
+    }
+
+    #[test]
+    fn workloads_and_policies_are_in_order_and_know_their_place() {
+        let policy = load(&repository("policies/examples/shop")).unwrap();
+        let names: Vec<_> = policy.workloads.iter().map(|w| w.name.as_str()).collect();
+        assert_eq!(names, ["api", "db", "scraper", "web"]);
+        let web = &policy.workloads[3];
+        assert_eq!(web.namespace, "shop");
+        assert_eq!(web.labels, labels(&[("app", "web"), ("zone", "front")]));
+        assert_eq!(web.place, Some(Place::Cgroup("/shop/web".to_owned())));
+        assert_eq!(web.origin.file.as_ref(), "workloads.yaml");
+        assert_eq!(web.origin.line, 3);
+        let addresses: Vec<_> = web.addresses.iter().map(ToString::to_string).collect();
+        assert_eq!(addresses, ["10.77.1.2/32", "fd77:1::2/128"]);
+        let names: Vec<_> = policy.policies.iter().map(|p| p.name.as_str()).collect();
+        assert_eq!(names, ["api", "db", "ping", "scraper", "web"]);
+        assert_eq!(policy.node.name, "shop-host");
+        assert_eq!(policy.node.mode, None);
+    }
+
+    #[test]
+    fn tiers_come_first_in_the_order_of_policies() {
+        let document = |tier: &str, name: &str| {
+            format!(
+                "apiVersion: {API_VERSION}\nkind: SegmentPolicy\nmetadata: {{name: {name}}}\n\
+                 spec: {{tier: {tier}, selector: {{}}, ingress: [{{action: deny}}]}}\n---\n"
+            )
+        };
+        let text = document("baseline", "a")
+            + &document("application", "b")
+            + &document("quarantine", "d")
+            + &document("admin", "c");
+        let policies = resolved(&text).policies;
+        let names: Vec<_> = policies.iter().map(|p| p.name.as_str()).collect();
+        assert_eq!(names, ["d", "c", "b", "a"]);
+    }
+
+    #[test]
+    fn a_node_says_everything() {
+        let text = format!(
+            "apiVersion: {API_VERSION}\nkind: Node\nmetadata: {{name: n, labels: {{a: b}}}}\n\
+             spec:\n  mode: enforce\n  default: {{ingress: deny}}\n  flowTableFull: deny\n  \
+             unknownWorkload: deny\n  failsafe: [{{direction: egress, protocol: UDP, port: 53}}]\n  \
+             blockedSources: [192.0.2.0/24, cidr: 192.0.2.7]\n"
+        );
+        let node = resolved(&text).node;
+        assert_eq!(node.mode, Some(Mode::Enforce));
+        assert_eq!(node.labels, labels(&[("a", "b")]));
+        assert_eq!(node.default[EGRESS], Fallback::Allow);
+        assert_eq!(node.default[INGRESS], Fallback::Deny);
+        assert_eq!(node.flow_table_full, Fallback::Deny);
+        assert_eq!(node.unknown_workload, Fallback::Deny);
+        let dns = Failsafe::new(Direction::Egress, Protocol::UDP, 53);
+        assert_eq!(node.failsafe_in_force(), [dns]);
+        let blocked: Vec<_> = node.blocked.iter().map(|b| b.prefix.to_string()).collect();
+        assert_eq!(blocked, ["192.0.2.0/24", "192.0.2.7/32"]);
+
+        let defaults = model::NodeSettings::default();
+        assert_eq!(defaults.failsafe_in_force(), model::BUILT_IN_FAILSAFE);
+        let off = format!(
+            "apiVersion: {API_VERSION}\nkind: Node\nmetadata: {{name: n}}\nspec: {{failsafe: []}}\n"
+        );
+        assert_eq!(resolved(&off).node.failsafe_in_force(), []);
+    }
+
+    #[test]
+    fn files_are_called_below_their_root_or_as_given() {
+        let tree = repository("policies/examples/shop");
+        let below = load(&tree).unwrap();
+        assert_eq!(below.policies[0].origin.file.as_ref(), "api.yaml");
+        let given = load_paths(&[tree.join("api.yaml"), tree.join("workloads.yaml")]).unwrap();
+        let expected = tree.join("api.yaml");
+        assert_eq!(
+            given.policies[0].origin.file.as_ref(),
+            expected.to_str().unwrap()
+        );
+    }
+
+    #[test]
+    fn rules_know_the_commit_of_their_tree() {
+        const ID: &str = "0123456789abcdef0123456789abcdef01234567";
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir(root.path().join(".git")).unwrap();
+        fs::write(root.path().join(".git/HEAD"), ID).unwrap();
+        let from = repository("policies/examples/shop/web.yaml");
+        fs::copy(from, root.path().join("web.yaml")).unwrap();
+        let policy = load(root.path()).unwrap();
+        let rule = &policy.policies[0].rules[INGRESS].as_ref().unwrap()[0];
+        assert_eq!(rule.origin.commit.as_deref(), Some(ID));
+        assert_eq!(rule.origin.to_string(), "web.yaml:12");
     }
 }

@@ -4,7 +4,7 @@ use super::{
     diagnostic::{Code, listed},
     document::Node,
     model::Place,
-    reader::{Fields, Reader, quoted},
+    reader::{Fields, Reader, Reported, quoted},
 };
 
 /// The ways to name a place.
@@ -21,28 +21,30 @@ const INTERFACE_BYTES: usize = 15;
 const PATH_BYTES: usize = 4095;
 
 impl Reader<'_> {
-    /// The place that a workload's `spec` gives, or `Some(None)` where it gives none.
-    pub(super) fn place(&mut self, spec: &Fields<'_>) -> Option<Option<Place>> {
+    /// The place that a workload's `spec` gives, or `None` where it gives none.
+    pub(super) fn place(&mut self, spec: &Fields<'_>) -> Result<Option<Place>, Reported> {
         let mut given = FORMS
             .into_iter()
             .filter_map(|form| Some((form, spec.find(form)?)));
         let Some((form, node)) = given.next() else {
-            return Some(None);
+            return Ok(None);
         };
         if let Some((second, _)) = given.next() {
             let at = spec.key(second).unwrap_or(spec.at);
             let message = format!("`{form}` and `{second}`: a workload runs in one place");
             let help = format!("keep one of {}", listed(FORMS));
             self.error(Code::BadPlace, at, message, help);
-            return None;
+            return Err(Reported);
         }
-        let text = self.text(node, &format!("`{form}`"))?;
+        let text = self.text(node, &format!("`{form}`")).ok_or(Reported)?;
         let checked = match form {
             "cgroup" => check_cgroup(text).map(|()| Place::Cgroup(text.to_owned())),
             "unit" => check_unit(text).map(|()| Place::Unit(text.to_owned())),
             _ => check_interface(text).map(|()| Place::Interface(text.to_owned())),
         };
-        self.checked(node, form, text, checked).map(Some)
+        self.checked(node, form, text, checked)
+            .map(Some)
+            .ok_or(Reported)
     }
 
     fn checked(

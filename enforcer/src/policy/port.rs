@@ -6,7 +6,7 @@ use super::{
     diagnostic::{Code, closest, listed},
     document::{Node, Value},
     model::PortMatch,
-    reader::{Fields, Reader, quoted},
+    reader::{Fields, Reader, Reported, quoted},
 };
 
 /// Protocols by name (IANA "Assigned Internet Protocol Numbers").
@@ -50,7 +50,7 @@ impl Reader<'_> {
         let fields = self.fields(node, "a port", known)?;
         // As in Kubernetes, a port without a protocol is one of TCP.
         let protocol = match fields.find("protocol") {
-            Some(node) => self.protocol(node)?,
+            Some(node) => self.protocol(node).ok()?,
             None if fields.find("type").is_some() || fields.find("code").is_some() => {
                 let help = "write `protocol: ICMP` for IPv4 or `protocol: ICMPv6` for IPv6";
                 self.error(
@@ -84,20 +84,20 @@ impl Reader<'_> {
         }
     }
 
-    /// A protocol by name or number; `Some(None)` for any.
-    fn protocol(&mut self, node: &Node) -> Option<Option<u8>> {
-        let text = self.text(node, "`protocol`")?;
+    /// A protocol by name or number; `None` for any.
+    fn protocol(&mut self, node: &Node) -> Result<Option<u8>, Reported> {
+        let text = self.text(node, "`protocol`").ok_or(Reported)?;
         if text.eq_ignore_ascii_case("any") {
-            return Some(None);
+            return Ok(None);
         }
-        self.protocol_word(node, text).map(Some)
+        self.protocol_word(node, text).map(Some).ok_or(Reported)
     }
 
     fn protocol_word(&mut self, node: &Node, text: &str) -> Option<u8> {
-        let named = NAMES
+        let known = NAMES
             .iter()
             .find(|(name, _)| name.eq_ignore_ascii_case(text));
-        if let Some((_, number)) = named {
+        if let Some((_, number)) = known {
             return Some(*number);
         }
         if let Some(number) = decimal(text).and_then(|number| u8::try_from(number).ok()) {

@@ -97,6 +97,10 @@ pub(super) struct Reader<'a> {
     pub(super) commit: Option<&'a Arc<str>>,
 }
 
+/// An error was reported. (Where a value may be absent; elsewhere readers return an `Option`,
+/// and `None` means this.)
+pub(super) struct Reported;
+
 /// A mapping whose keys are all known and written once.
 pub(super) struct Fields<'n> {
     /// Of the mapping.
@@ -127,7 +131,7 @@ impl Reader<'_> {
         &mut self,
         code: Code,
         at: Position,
-        message: impl Into<String>,
+        message: impl AsRef<str>,
         help: impl Into<String>,
     ) {
         self.errors.add(code, self.file, at, message, help);

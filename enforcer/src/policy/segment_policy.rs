@@ -133,7 +133,7 @@ impl Reader<'_> {
         let empty = "only tier `application` isolates: write `- action: deny` to deny everything";
         let items = self.list(node, &format!("`{name}`"), (!isolates).then_some(empty))?;
         let mut rules = Vec::with_capacity(items.len());
-        let mut names: HashMap<String, Position> = HashMap::new();
+        let mut first_of: HashMap<String, Position> = HashMap::new();
         let mut good = true;
         for (index, item) in items.iter().enumerate() {
             let Some((rule, named)) = self.rule(item, direction, index, namespace) else {
@@ -141,7 +141,7 @@ impl Reader<'_> {
                 continue;
             };
             if let Some(at) = named
-                && let Some(first) = names.insert(rule.name.clone(), at)
+                && let Some(first) = first_of.insert(rule.name.clone(), at)
             {
                 good = false;
                 self.error(

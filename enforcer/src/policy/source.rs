@@ -294,17 +294,15 @@ fn load(found: &[Found], errors: &mut Collector) -> Tree {
             Ok(text) => tree.files.push(Arc::new(SourceFile::new(&file.name, text))),
             Err(error) => {
                 let valid = error.utf8_error().valid_up_to();
-                let lossy = String::from_utf8_lossy(error.as_bytes()).into_owned();
-                let before = &error.as_bytes()[..valid];
-                let line = before.iter().filter(|byte| **byte == b'\n').count();
-                let start = before.iter().rposition(|byte| *byte == b'\n');
-                let start = start.map_or(0, |newline| newline + 1);
-                let column = String::from_utf8_lossy(&before[start..]).chars().count();
+                let before = String::from_utf8_lossy(&error.as_bytes()[..valid]);
+                let last = before.rsplit('\n').next().unwrap_or_default();
+                let small = |number| u32::try_from(number).unwrap_or(u32::MAX);
                 let at = Position {
-                    line: u32::try_from(line + 1).unwrap_or(u32::MAX),
-                    column: u32::try_from(column + 1).unwrap_or(u32::MAX),
+                    line: small(before.split('\n').count()),
+                    column: small(last.chars().count() + 1),
                     width: 1,
                 };
+                let lossy = String::from_utf8_lossy(error.as_bytes());
                 errors.add(
                     Code::NotUtf8,
                     &SourceFile::new(&file.name, lossy),
@@ -320,7 +318,13 @@ fn load(found: &[Found], errors: &mut Collector) -> Tree {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    use std::fmt::Write as _;
+    let mut text = String::with_capacity(2 * bytes.len());
+    for byte in bytes {
+        // Writing into a string cannot fail.
+        let _ = write!(text, "{byte:02x}");
+    }
+    text
 }
 
 /// The bytes, or nothing where there are more than `limit`.

@@ -81,7 +81,7 @@ impl Reader<'_> {
             labels: metadata.labels,
             spiffe_id: spiffe_id?,
             addresses,
-            place: place?,
+            place: place.ok()?,
         };
         good.then_some(WorkloadDocument {
             workload,
