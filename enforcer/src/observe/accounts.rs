@@ -6,13 +6,15 @@
 //!
 //! - The event is first: its packet becomes a *credit* of its key, which the key's next count
 //!   is reduced by.
-//! - The count is first: the event's packet was judged before the snapshot began, or its entry
-//!   is remembered as a *debt* where the clock cannot tell. The event then stands for 0
-//!   packets, because the count has it.
+//! - The count is first: the event's packet was judged before the snapshot began, or not after
+//!   the last packet that the snapshot had of its key. The event then stands for 0 packets,
+//!   because the count has it.
 //!
-//! Everything is bounded. An event that finds no room for its credit stands for 0 packets too:
-//! the count will have it. So the sum over all records is what the kernel counted, whatever
-//! the order of arrival.
+//! To stand for 0 packets is always safe, because what no event has taken the next count will
+//! have; so where something is not known for certain, or does not fit into the bounds, an
+//! event stands for 0. The sum over all records is what the kernel counted, whatever the order
+//! of arrival. Packets are also events when they break an open flow, whether their entry is
+//! new or not; nothing here depends on which packet of an entry an event is about.
 
 use std::collections::HashMap;
 
@@ -27,8 +29,8 @@ pub struct Amount {
     pub bytes: u64,
 }
 
-/// Most credits, and most debts, at a time. Many times the first reports of an interval at the
-/// default limit.
+/// Most credits, and most keys whose last packet is remembered. Many times the first reports
+/// of an interval at the default limit.
 const CAPACITY: usize = 65_536;
 
 /// Nanoseconds within which the time of an event and the beginning of a snapshot cannot be put
@@ -44,10 +46,13 @@ const CREDIT_LIFE: u64 = 3;
 #[derive(Debug, Default)]
 pub struct Accounts {
     credits: HashMap<DeniedKey, Credit>,
-    /// The first packet's time, by key.
-    debts: HashMap<DeniedKey, u64>,
+    /// Of keys that were active when the last snapshot was taken: the time of the last packet
+    /// that it had. Times are nanoseconds of the monotonic clock.
+    settled: HashMap<DeniedKey, u64>,
+    /// The last packet of all keys that found no room there.
+    settled_others: u64,
     snapshots: u64,
-    /// When the last snapshot began, nanoseconds of the monotonic clock.
+    /// When the last snapshot began.
     last_began: u64,
 }
 
@@ -61,7 +66,8 @@ struct Credit {
 impl Accounts {
     /// Enters the event of a counted packet; returns what its record stands for.
     pub fn event(&mut self, key: &DeniedKey, time: u64, bytes: u64) -> Amount {
-        if self.debts.remove(key).is_some() || time < self.last_began.saturating_sub(SLACK) {
+        let settled = self.settled.get(key).copied();
+        if time <= settled.unwrap_or(self.settled_others) || time < self.undecided() {
             return Amount::default();
         }
         if self.credits.len() >= CAPACITY && !self.credits.contains_key(key) {
@@ -84,13 +90,20 @@ impl Accounts {
         self.last_began = began;
         let oldest = self.snapshots.saturating_sub(CREDIT_LIFE);
         self.credits.retain(|_, credit| credit.after >= oldest);
-        let undecided = began.saturating_sub(SLACK);
-        self.debts.retain(|_, first| *first >= undecided);
+        let undecided = self.undecided();
+        self.settled.retain(|_, last| *last >= undecided);
     }
 
     /// Enters what an entry has grown by; returns what its record stands for, if anything is
     /// left for one.
     pub fn count(&mut self, key: &DeniedKey, delta: &DeniedEntry) -> Option<Amount> {
+        if delta.last >= self.undecided() {
+            if self.settled.len() < CAPACITY || self.settled.contains_key(key) {
+                self.settled.insert(*key, delta.last);
+            } else {
+                self.settled_others = self.settled_others.max(delta.last);
+            }
+        }
         let mut left = Amount {
             packets: delta.packets,
             bytes: delta.bytes,
@@ -105,13 +118,13 @@ impl Accounts {
             if credit.amount.packets == 0 {
                 self.credits.remove(key);
             }
-        } else if delta.packets > 0
-            && delta.first >= self.last_began.saturating_sub(SLACK)
-            && self.debts.len() < CAPACITY
-        {
-            self.debts.insert(*key, delta.first);
         }
         (left.packets > 0).then_some(left)
+    }
+
+    /// Whatever was judged before is in the last snapshot for certain.
+    fn undecided(&self) -> u64 {
+        self.last_began.saturating_sub(SLACK)
     }
 }
 
@@ -131,11 +144,11 @@ mod tests {
         }
     }
 
-    fn delta(packets: u64, first: u64) -> DeniedEntry {
+    fn delta(packets: u64, last: u64) -> DeniedEntry {
         DeniedEntry {
             packets,
             bytes: packets * 60,
-            first,
+            last,
             ..Zeroable::zeroed()
         }
     }
@@ -163,10 +176,10 @@ mod tests {
         let mut accounts = Accounts::default();
         accounts.begin_snapshot(1_000 * MS);
         // Long before the snapshot, and just before it.
-        for (port, first) in [(1, 10 * MS), (2, 999 * MS)] {
-            let left = accounts.count(&key(port), &delta(1, first)).unwrap();
+        for (port, time) in [(1, 10 * MS), (2, 999 * MS)] {
+            let left = accounts.count(&key(port), &delta(1, time)).unwrap();
             assert_eq!(left.packets, 1);
-            assert_eq!(accounts.event(&key(port), first, 60), Amount::default());
+            assert_eq!(accounts.event(&key(port), time, 60), Amount::default());
         }
         // Just before it, but not in it.
         assert_eq!(accounts.event(&key(3), 999 * MS, 60).packets, 1);
@@ -197,7 +210,29 @@ mod tests {
         for i in 0..=CREDIT_LIFE {
             accounts.begin_snapshot((3_000 + i) * MS);
         }
-        assert!(accounts.credits.is_empty() && accounts.debts.is_empty());
+        assert!(accounts.credits.is_empty() && accounts.settled.is_empty());
+        // More keys than can be remembered: their late events stand for nothing.
+        accounts.begin_snapshot(9_000 * MS);
+        for k in &keys {
+            accounts.count(k, &delta(1, 8_999 * MS));
+        }
+        assert_eq!(accounts.settled.len(), CAPACITY);
+        for k in &keys {
+            assert_eq!(accounts.event(k, 8_999 * MS, 60), Amount::default());
+        }
+    }
+
+    #[test]
+    fn an_event_about_a_later_packet_counts_once_too() {
+        let mut accounts = Accounts::default();
+        accounts.begin_snapshot(1_000 * MS);
+        accounts.count(&key(1), &delta(7, 990 * MS));
+        // In the snapshot, though the entry is old; and after it.
+        assert_eq!(accounts.event(&key(1), 985 * MS, 60).packets, 0);
+        assert_eq!(accounts.event(&key(1), 995 * MS, 60).packets, 1);
+        accounts.begin_snapshot(2_000 * MS);
+        let left = accounts.count(&key(1), &delta(3, 1_500 * MS)).unwrap();
+        assert_eq!(left.packets, 2);
     }
 
     proptest! {
@@ -205,7 +240,7 @@ mod tests {
         /// delayed across snapshots or lost. The records add up to the kernel's counts.
         #[test]
         fn records_add_up(steps in proptest::collection::vec((0u16..4, 0u8..10, 1u64..30), 1..300)) {
-            struct Entry { total: u64, drained: u64, first: u64 }
+            struct Entry { total: u64, drained: u64, last: u64 }
             let mut accounts = Accounts::default();
             let mut table: HashMap<u16, Entry> = HashMap::new();
             let mut ring: Vec<(u16, u64)> = Vec::new();
@@ -216,7 +251,7 @@ mod tests {
                 table.retain(|port, entry| {
                     let grown = entry.total - entry.drained;
                     if grown > 0 {
-                        let left = accounts.count(&key(*port), &delta(grown, entry.first));
+                        let left = accounts.count(&key(*port), &delta(grown, entry.last));
                         sum += left.unwrap_or_default().packets;
                     }
                     entry.drained = entry.total;
@@ -231,19 +266,20 @@ mod tests {
                         now += 1_000 * MS;
                         records += snapshot(&mut table, &mut accounts, now);
                     }
-                    // The daemon catches up with all events but the last: never later than
-                    // the snapshot after the next, as the ring is read all the time.
+                    // The daemon catches up with the events.
                     1..=3 => for (port, time) in ring.drain(..) {
                         records += accounts.event(&key(port), time, 60).packets;
                     },
                     _ => {
                         kernel += 1;
-                        let entry = table.entry(port).or_insert_with(|| {
-                            // One event in five is lost.
-                            if action != 4 { ring.push((port, now)); }
-                            Entry { total: 0, drained: 0, first: now }
-                        });
+                        let entry = table.entry(port).or_insert(Entry { total: 0, drained: 0, last: 0 });
+                        // The first packet has an event, one in six of them is lost; some later
+                        // packets, which break open flows, have one, too.
+                        if (entry.total == 0 && action != 4) || action == 5 {
+                            ring.push((port, now));
+                        }
                         entry.total += 1;
+                        entry.last = now;
                     }
                 }
             }

@@ -66,7 +66,7 @@ pub struct Flow {
     pub endpoint: Option<u32>,
     /// Identity of the peer; 0 where it was not looked up.
     pub peer: u32,
-    /// `None` where the frame has no address that could be read.
+    /// `None` where it is unspecified or could not be read.
     pub local: Option<IpAddr>,
     /// As `local`.
     pub remote: Option<IpAddr>,
@@ -120,24 +120,19 @@ pub fn sighting(event: &Event) -> Result<Sighting, DecodeError> {
     if event.pad != 0 {
         return Err(field("pad", event.pad));
     }
-    let (mut local, mut remote) = (address(event.local), address(event.remote));
+    let (local, remote) = (address(event.local), address(event.remote));
     match event.family {
-        // A frame that is not IP, or ends before its addresses do.
-        0 => (local, remote) = (None, None),
+        // 0: a frame that is not IP, or that contradicts itself.
+        0 | 6 => {}
         4 => {
             let is_4 = |a: Option<IpAddr>| a.is_none_or(|a| a.is_ipv4());
             if !is_4(local) || !is_4(remote) {
                 return Err(field("family", event.family));
             }
         }
-        6 => {}
         other => return Err(field("family", other)),
     }
     let is_call = matches!(hook, Hook::Connect | Hook::Sendmsg);
-    if is_call {
-        // A socket that is not bound yet has no address.
-        local = local.filter(|a| !a.is_unspecified());
-    }
     let (action, direction, reason) = verdict(event.action, event.direction, event.reason)?;
     let has_ports = Protocol::has_ports(event.protocol);
     let (to, from) = match direction {
@@ -161,7 +156,7 @@ pub fn sighting(event: &Event) -> Result<Sighting, DecodeError> {
             cgroup: (event.cgroup != 0).then_some(event.cgroup),
         },
         time: event.time,
-        // As above.
+        // A socket that is not bound yet has none.
         source_port: (has_ports && from != 0).then_some(from),
         generation: event.generation,
         length: event.length,
@@ -257,9 +252,11 @@ fn some_number(number: u32) -> Option<u32> {
     (number != 0).then_some(number)
 }
 
-/// `None` for all zeros, which stands for no address; DHCP's 0.0.0.0 arrives as mapped.
+/// `None` for the unspecified addresses: a frame whose addresses could not be read, a socket
+/// that is not bound yet, a host that has no address yet.
 fn address(bytes: Addr6) -> Option<IpAddr> {
-    (bytes != [0; 16]).then(|| Ipv6Addr::from(bytes).to_canonical())
+    let address = Ipv6Addr::from(bytes).to_canonical();
+    (!address.is_unspecified()).then_some(address)
 }
 
 /// 0 is IPv6's hop-by-hop header, which is nobody's protocol: it stands for not known.
@@ -331,6 +328,9 @@ mod tests {
             hook: Hook::Tc as u8,
             ..Event::zeroed()
         };
+        let mut mapped = event;
+        mapped.local = enforcer_common::flow_key::mapped([0; 4]);
+        assert_eq!(sighting(&mapped).unwrap().flow.local, None);
         let flow = sighting(&event).unwrap().flow;
         assert_eq!((flow.local, flow.remote, flow.protocol), (None, None, None));
         assert_eq!(flow.port, None);

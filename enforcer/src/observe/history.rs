@@ -57,17 +57,22 @@ impl History {
     /// What is kept and fits the query, oldest first; of it the last
     /// [`FlowQuery::last`].
     pub fn query(&self, query: &FlowQuery) -> Vec<Arc<FlowRecord>> {
-        Self::select(&self.lock(), query, OffsetDateTime::now_utc())
+        let records: Vec<_> = self.lock().iter().cloned().collect();
+        Self::select(&records, query, OffsetDateTime::now_utc())
     }
 
     /// As [`History::query`], and everything from then on: no record is missed or repeated in
     /// between.
     pub fn follow(&self, query: FlowQuery) -> Follower {
-        let records = self.lock();
+        let (records, live) = {
+            let records = self.lock();
+            let all: Vec<_> = records.iter().cloned().collect();
+            (all, self.live.subscribe())
+        };
         let past = Self::select(&records, &query, OffsetDateTime::now_utc());
         Follower {
             past: past.into(),
-            live: self.live.subscribe(),
+            live,
             lagged: Arc::clone(&self.lagged),
             query,
         }
@@ -78,8 +83,9 @@ impl History {
         self.lagged.load(Ordering::Relaxed)
     }
 
+    /// Works on a copy: matching takes its time, and the pipeline must not wait for it.
     fn select(
-        records: &VecDeque<Arc<FlowRecord>>,
+        records: &[Arc<FlowRecord>],
         query: &FlowQuery,
         now: OffsetDateTime,
     ) -> Vec<Arc<FlowRecord>> {

@@ -179,7 +179,7 @@ pub struct RecordRule {
 /// One side of a flow.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Side {
-    /// Address; absent where the frame has none that could be read.
+    /// Address; absent where it could not be read, or is unspecified (0.0.0.0, ::).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address: Option<IpAddr>,
     /// Port, for protocols that have them. Counts leave out the port of the source, because
