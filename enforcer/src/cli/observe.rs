@@ -15,9 +15,10 @@ use crate::{
     api::client::Client,
     compile::image::RuleDirection,
     observe::{
-        filter::{
-            FlowQuery, LabelPattern, PortRange, ProtocolName, ReasonName, RulePattern,
-            WorkloadPattern, direction_name, parse_direction, parse_network,
+        filter::FlowQuery,
+        patterns::{
+            LabelPattern, PortRange, ProtocolName, ReasonName, RulePattern, WorkloadPattern,
+            direction_name, parse_direction, parse_network,
         },
         record::{FlowRecord, RecordRule, Side, SideKind, StreamLine, Verdict},
     },

@@ -21,8 +21,8 @@ use crate::{
     metrics::mode_name,
     observe::{
         context::{NameBook, Names},
-        filter::direction_name,
         history::History,
+        patterns::direction_name,
         pipeline::PipelineStats,
         record::Verdict,
     },

@@ -7,6 +7,7 @@ pub mod decode;
 pub mod enrich;
 pub mod filter;
 pub mod history;
+pub mod patterns;
 pub mod pipeline;
 pub mod process;
 pub mod record;
