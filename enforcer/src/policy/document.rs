@@ -256,21 +256,24 @@ fn options() -> Options {
     }
 }
 
-/// The documents of a file. Empty ones are left out; broken ones are reported.
-pub(super) fn parse(file: &SourceFile, errors: &mut Collector) -> Vec<Node> {
-    let mut documents = Vec::new();
+/// Gives `each` the documents of a file, one after the other. Empty ones are left out; broken
+/// ones are reported.
+pub(super) fn parse(
+    file: &SourceFile,
+    errors: &mut Collector,
+    mut each: impl FnMut(Node, &mut Collector),
+) {
     for part in parts(&file.text) {
         match serde_saphyr::from_str_with_options::<Node>(part.text, options()) {
             Ok(mut node) => {
                 node.settle(part.text, part.lines_before);
                 if !matches!(node.value, Value::Null) {
-                    documents.push(node);
+                    each(node, errors);
                 }
             }
             Err(error) => refuse(file, &part, &error, errors),
         }
     }
-    documents
 }
 
 fn refuse(file: &SourceFile, part: &Part<'_>, error: &Error, errors: &mut Collector) {
@@ -368,11 +371,15 @@ fn explain(error: &Error, line: &str, column: u32) -> (Code, String, &'static st
 
 #[cfg(test)]
 mod tests {
+    use std::fmt::Write as _;
+
     use super::*;
 
     fn documents(text: &str) -> (Vec<Node>, Collector) {
         let mut errors = Collector::default();
-        let nodes = parse(&SourceFile::new("a.yaml", text), &mut errors);
+        let mut nodes = Vec::new();
+        let file = SourceFile::new("a.yaml", text);
+        parse(&file, &mut errors, |node, _| nodes.push(node));
         (nodes, errors)
     }
 
@@ -457,7 +464,7 @@ mod tests {
         let mut text = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
         for level in 1..10 {
             let inner = vec![format!("*a{}", level - 1); 10].join(", ");
-            text.push_str(&format!("a{level}: &a{level} [{inner}]\n"));
+            let _ = writeln!(text, "a{level}: &a{level} [{inner}]");
         }
         let (nodes, errors) = documents(&text);
         assert!(nodes.is_empty());

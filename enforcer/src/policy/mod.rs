@@ -1,13 +1,14 @@
 //! From files to resolved policy.
 //!
 //! `source` finds and reads the files, `document` parses their YAML into trees of positioned
-//! nodes, the kinds (`segment_policy`, `workload`, `node`) read those, and `resolve` looks at
-//! all of them together. Every stage goes on after an error, so that one report has everything
+//! nodes, `statement` has each of them read as its kind (`segment_policy`, `workload`, `node`),
+//! and `resolve` looks at all of them together. Every stage goes on after an error, so that one report has everything
 //! that is wrong with a tree.
 
 mod commit;
 mod diagnostic;
 mod document;
+mod loader;
 pub mod model;
 mod name;
 mod node;
@@ -18,6 +19,7 @@ mod reader;
 mod resolve;
 mod segment_policy;
 mod source;
+mod statement;
 mod workload;
 
 use std::{
@@ -26,9 +28,11 @@ use std::{
 };
 
 pub use diagnostic::{Code, PolicyDiagnostic, PolicyErrors, Position};
+pub use loader::Loader;
 use model::ResolvedPolicy;
-pub use resolve::API_VERSION;
-use source::{Names, SourceFile, Tree};
+use source::Names;
+pub use source::SourceFile;
+pub use statement::API_VERSION;
 
 /// Reads the policy of a tree, or of one file. Files are called by their path below `path`.
 ///
@@ -36,7 +40,17 @@ use source::{Names, SourceFile, Tree};
 /// Everything that is wrong with it, at once. A tree without any document is an error too: a
 /// directory that was emptied by accident must not end enforcement.
 pub fn load(path: &Path) -> Result<ResolvedPolicy, PolicyErrors> {
-    read(&[path.to_owned()], Names::BelowRoot)
+    load_with_files(path).map(|(policy, _)| policy)
+}
+
+/// As [`load`], with the files that the policy was read from: for a copy of the tree.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_with_files(
+    path: &Path,
+) -> Result<(ResolvedPolicy, Vec<Arc<SourceFile>>), PolicyErrors> {
+    loader::read(&[path.to_owned()], Names::BelowRoot, statement::read)
 }
 
 /// Reads several trees and files as one policy. Files are called by the path as given.
@@ -44,7 +58,7 @@ pub fn load(path: &Path) -> Result<ResolvedPolicy, PolicyErrors> {
 /// # Errors
 /// As [`load`].
 pub fn load_paths(paths: &[PathBuf]) -> Result<ResolvedPolicy, PolicyErrors> {
-    read(paths, Names::AsGiven)
+    loader::read(paths, Names::AsGiven, statement::read).map(|(policy, _)| policy)
 }
 
 /// Reads the policy of one file that is already in memory, called `name` in errors.
@@ -52,25 +66,12 @@ pub fn load_paths(paths: &[PathBuf]) -> Result<ResolvedPolicy, PolicyErrors> {
 /// # Errors
 /// As [`load`].
 pub fn load_text(name: &str, text: &str) -> Result<ResolvedPolicy, PolicyErrors> {
-    let tree = Tree::of_text(SourceFile::new(name, text));
-    finish(&tree, name, None, diagnostic::Collector::default())
-}
-
-fn read(paths: &[PathBuf], names: Names) -> Result<ResolvedPolicy, PolicyErrors> {
     let mut errors = diagnostic::Collector::default();
-    let commit = paths.first().and_then(|path| commit::of(path));
-    let tree = source::read(paths, names, &mut errors);
-    let shown: Vec<_> = paths.iter().map(|path| path.to_string_lossy()).collect();
-    finish(&tree, &shown.join(", "), commit.map(Arc::from), errors)
-}
-
-fn finish(
-    tree: &Tree,
-    shown: &str,
-    commit: Option<Arc<str>>,
-    mut errors: diagnostic::Collector,
-) -> Result<ResolvedPolicy, PolicyErrors> {
-    let policy = resolve::resolve(tree, shown, commit.as_ref(), &mut errors);
+    let tree = source::Tree::of_text(SourceFile::new(name, text));
+    let files = tree.files.iter();
+    let files = files.map(|file| statement::read(file, None, &mut errors));
+    let files = files.collect();
+    let policy = resolve::resolve(files, tree.digest, name, &mut errors);
     errors.finish().map_or(Ok(policy), Err)
 }
 

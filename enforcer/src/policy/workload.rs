@@ -11,6 +11,7 @@ use super::{
 const DEFAULT_NAMESPACE: &str = "default";
 
 /// A workload, and where its claims are written that no two may make.
+#[derive(Clone, Debug)]
 pub(super) struct WorkloadDocument {
     pub(super) workload: Workload,
     pub(super) name_at: Position,

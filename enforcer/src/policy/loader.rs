@@ -1,0 +1,148 @@
+//! Reads a tree again and again: files that did not change are not parsed anew.
+
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use super::{
+    commit,
+    diagnostic::{Collector, PolicyErrors},
+    model::ResolvedPolicy,
+    resolve,
+    source::{self, Names, SourceFile},
+    statement::{self, FileStatements},
+};
+
+/// Reads trees, and remembers what the files of the last one said.
+#[derive(Debug, Default)]
+pub struct Loader {
+    /// By name. Only files without errors.
+    known: HashMap<Arc<str>, FileStatements>,
+}
+
+impl Loader {
+    /// As [`super::load`], with the files that the policy was read from. What comes out does not
+    /// depend on what was read before, but a file with the text that it had then costs a copy
+    /// and no parsing.
+    ///
+    /// # Errors
+    /// As [`super::load`].
+    pub fn load(
+        &mut self,
+        path: &Path,
+    ) -> Result<(ResolvedPolicy, Vec<Arc<SourceFile>>), PolicyErrors> {
+        let mut before = std::mem::take(&mut self.known);
+        read(
+            &[path.to_owned()],
+            Names::BelowRoot,
+            |file, commit, errors| {
+                let mut said = match before.remove(&file.name) {
+                    Some(said) if said.source.text == file.text => said,
+                    _ => {
+                        let mut own = Collector::default();
+                        let said = statement::read(file, commit, &mut own);
+                        if !own.is_empty() {
+                            errors.append(own);
+                            return said;
+                        }
+                        said
+                    }
+                };
+                // Another commit may be checked out that leaves this file as it was.
+                said.set_commit(commit);
+                self.known.insert(file.name.clone(), said.clone());
+                said
+            },
+        )
+    }
+}
+
+/// Reads trees and files, each file by `statements`.
+pub(super) fn read(
+    paths: &[PathBuf],
+    names: Names,
+    mut statements: impl FnMut(&Arc<SourceFile>, Option<&Arc<str>>, &mut Collector) -> FileStatements,
+) -> Result<(ResolvedPolicy, Vec<Arc<SourceFile>>), PolicyErrors> {
+    let mut errors = Collector::default();
+    let commit = paths.first().and_then(|path| commit::of(path));
+    let commit = commit.map(Arc::from);
+    let tree = source::read(paths, names, &mut errors);
+    let files = tree.files.iter();
+    let files = files.map(|file| statements(file, commit.as_ref(), &mut errors));
+    let files = files.collect();
+    let shown: Vec<_> = paths.iter().map(|path| path.to_string_lossy()).collect();
+    let policy = resolve::resolve(files, tree.digest, &shown.join(", "), &mut errors);
+    match errors.finish() {
+        Some(errors) => Err(errors),
+        None => Ok((policy, tree.files)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    fn node(mode: &str) -> String {
+        format!(
+            "apiVersion: enforcer.dev/v1alpha1\nkind: Node\nmetadata: {{name: a}}\n\
+             spec: {{mode: {mode}}}\n"
+        )
+    }
+
+    fn policy(name: &str) -> String {
+        format!(
+            "apiVersion: enforcer.dev/v1alpha1\nkind: SegmentPolicy\nmetadata: {{name: {name}}}\n\
+             spec: {{selector: {{}}, ingress: [{{}}]}}\n"
+        )
+    }
+
+    #[test]
+    fn what_is_read_again_is_what_a_fresh_reader_reads() {
+        let root = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| fs::write(root.path().join(name), text).unwrap();
+        let mut loader = Loader::default();
+        let mut same = |what: &str| {
+            let again = loader.load(root.path()).map(|(policy, _)| policy);
+            assert_eq!(again, super::super::load(root.path()), "{what}");
+        };
+        write("node.yaml", &node("audit"));
+        same("first");
+        write("p.yaml", &policy("p"));
+        same("another file");
+        write("node.yaml", &node("enforce"));
+        same("a changed file");
+        write("node.yaml", &node("wrong"));
+        same("an error");
+        write("q.yaml", &policy("p"));
+        same("an error that takes two files");
+        write("node.yaml", &node("enforce"));
+        same("half of it mended");
+        write("q.yaml", &policy("q"));
+        same("mended");
+        fs::rename(root.path().join("q.yaml"), root.path().join("r.yaml")).unwrap();
+        same("renamed");
+        fs::remove_file(root.path().join("p.yaml")).unwrap();
+        same("removed");
+        fs::create_dir(root.path().join(".git")).unwrap();
+        for digit in ["a", "b"] {
+            fs::write(root.path().join(".git/HEAD"), digit.repeat(40)).unwrap();
+            same("another commit");
+        }
+    }
+
+    #[test]
+    fn files_that_did_not_change_are_not_parsed_again() {
+        let root = tempfile::tempdir().unwrap();
+        fs::write(root.path().join("p.yaml"), policy("p")).unwrap();
+        let mut loader = Loader::default();
+        loader.load(root.path()).unwrap();
+        let before = loader.known["p.yaml"].source.clone();
+        fs::write(root.path().join("q.yaml"), policy("q")).unwrap();
+        loader.load(root.path()).unwrap();
+        assert!(Arc::ptr_eq(&before, &loader.known["p.yaml"].source));
+    }
+}

@@ -1,0 +1,132 @@
+//! What one file says: its documents, each read as its kind.
+
+use std::sync::Arc;
+
+use super::{
+    diagnostic::{Code, Collector, Position, closest, listed},
+    document::{self, Node},
+    model::{NodeSettings, Origin, Policy},
+    reader::{Fields, Reader, quoted},
+    source::SourceFile,
+    workload::WorkloadDocument,
+};
+
+/// The version of the language.
+pub const API_VERSION: &str = "enforcer.dev/v1alpha1";
+
+const KINDS: [&str; 3] = ["SegmentPolicy", "Workload", "Node"];
+
+/// A document that was read without errors. Positions are those of its name.
+#[derive(Clone, Debug)]
+pub(super) enum Statement {
+    Policy(Policy, Position),
+    Workload(WorkloadDocument),
+    Node(Box<NodeSettings>, Position),
+}
+
+/// What a file says.
+#[derive(Clone, Debug)]
+pub(super) struct FileStatements {
+    pub(super) source: Arc<SourceFile>,
+    /// How many documents it has, those with errors included.
+    pub(super) documents: usize,
+    pub(super) statements: Vec<Statement>,
+}
+
+/// Reads the documents of a file.
+pub(super) fn read(
+    file: &Arc<SourceFile>,
+    commit: Option<&Arc<str>>,
+    errors: &mut Collector,
+) -> FileStatements {
+    let mut documents = 0;
+    let mut statements = Vec::new();
+    document::parse(file, errors, |node, errors| {
+        documents += 1;
+        let mut reader = Reader {
+            file,
+            errors,
+            commit,
+        };
+        statements.extend(statement(&mut reader, &node));
+    });
+    FileStatements {
+        source: file.clone(),
+        documents,
+        statements,
+    }
+}
+
+fn statement(reader: &mut Reader<'_>, node: &Node) -> Option<Statement> {
+    let known = &["apiVersion", "kind", "metadata", "spec"];
+    let document = reader.fields(node, "a document", known)?;
+    let version = version(reader, &document);
+    let kind = kind(reader, &document);
+    version?;
+    match kind? {
+        "SegmentPolicy" => {
+            let (policy, at) = reader.segment_policy(&document)?;
+            Some(Statement::Policy(policy, at))
+        }
+        "Workload" => reader.workload(&document).map(Statement::Workload),
+        _ => {
+            let (settings, at) = reader.node(&document)?;
+            Some(Statement::Node(Box::new(settings), at))
+        }
+    }
+}
+
+impl FileStatements {
+    /// Everything that it says was written in this commit.
+    pub(super) fn set_commit(&mut self, commit: Option<&Arc<str>>) {
+        let set = |origin: &mut Origin| origin.commit = commit.cloned();
+        for statement in &mut self.statements {
+            match statement {
+                Statement::Policy(policy, _) => {
+                    set(&mut policy.origin);
+                    let rules = policy.rules.iter_mut().flatten().flatten();
+                    rules.for_each(|rule| set(&mut rule.origin));
+                }
+                Statement::Workload(found) => set(&mut found.workload.origin),
+                Statement::Node(settings, _) => {
+                    settings.origin.iter_mut().for_each(set);
+                    let blocked = settings.blocked.iter_mut();
+                    blocked.for_each(|blocked| set(&mut blocked.origin));
+                }
+            }
+        }
+    }
+}
+
+fn version(reader: &mut Reader<'_>, document: &Fields<'_>) -> Option<()> {
+    let help = format!("write `apiVersion: {API_VERSION}`");
+    let node = reader.required(document, "apiVersion", "a document", &help)?;
+    let text = reader.text(node, "`apiVersion`")?;
+    if text == API_VERSION {
+        return Some(());
+    }
+    let message = format!("{} is not known here", quoted(text));
+    reader.error(Code::UnknownApiVersion, node.at, message, help);
+    None
+}
+
+fn kind(reader: &mut Reader<'_>, document: &Fields<'_>) -> Option<&'static str> {
+    let help = format!("write `kind:` and one of {}", listed(KINDS));
+    let node = reader.required(document, "kind", "a document", &help)?;
+    let text = reader.text(node, "`kind`")?;
+    if let Some(kind) = KINDS.into_iter().find(|kind| *kind == text) {
+        return Some(kind);
+    }
+    let help = match text {
+        "NetworkPolicy" | "ClusterNetworkPolicy" | "CiliumNetworkPolicy" => {
+            "Kubernetes policies are not in this version; write a `SegmentPolicy`".to_owned()
+        }
+        _ => match closest(text, KINDS) {
+            Some(meant) => format!("write `{meant}`"),
+            None => format!("write {}", listed(KINDS)),
+        },
+    };
+    let message = format!("{} is not a kind", quoted(text));
+    reader.error(Code::UnknownKind, node.at, message, help);
+    None
+}
