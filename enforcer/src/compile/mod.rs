@@ -8,6 +8,7 @@
 //!
 //! Nothing in it is quadratic in workloads: a set costs what its rules match.
 
+pub mod bridge;
 pub mod explain;
 pub mod image;
 pub mod limits;

@@ -14,6 +14,7 @@ use enforcer_common::identity;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::{
+    bridge::TRANSIENT,
     image::{Identity, IdentitySubject, RuleDirection, RuleInfo},
     limits::CompileError,
 };
@@ -104,6 +105,7 @@ impl Numbers {
             _ => self
                 .identities
                 .number(identity, self.serial, identity::FIRST)
+                .filter(|number| *number < TRANSIENT)
                 .ok_or(CompileError::NumbersExhausted { what: "identities" }),
         }
     }

@@ -1,0 +1,305 @@
+//! From one image to the next without a moment in which a peer is judged by half of each.
+//!
+//! Endpoints flip to their new sets one map update at a time, and addresses to their new
+//! identities another update each. In between, an old set would meet an identity that it knows
+//! nothing of (so a deny for some label would not bite), and a new set one that still has its
+//! old labels (so what both policies allow would be cut). Therefore a peer whose identity
+//! changes is known for a moment by a *transient* identity, which old sets judge as what it was
+//! and new sets as what it will be:
+//!
+//! 1. Write the new sets and tables, and [`Bridge::entries`].
+//! 2. Write the address and prefix tables: [`Bridge::peers`] where it names one, otherwise as
+//!    the new image says. Write the endpoints, with the sets that they have and the identity
+//!    that [`Bridge::identity`] says; endpoints that are new have their new sets at once.
+//! 3. Flip the endpoints to their new sets.
+//! 4. Give [`Bridge::peers`] and the endpoints their identities as the new image says. Raise
+//!    the generation.
+//! 5. Remove addresses, prefixes, sets and entries that the new image has not.
+//!
+//! At every moment, every pair of endpoint and peer is judged wholly by the old policy or
+//! wholly by the new one. (One exception: where endpoints trade sets in one change, each taking
+//! one that the other leaves, and a peer moves between two identities that such a set tells
+//! apart, the peer is judged by its new identity a moment late.)
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+
+use enforcer_common::{
+    identity,
+    policy_key::{PolicyEntry, PolicyKey},
+};
+use ipnet::IpNet;
+
+use super::prefix_table::PrefixTable;
+
+/// Transient identities count from here. [`super::Numbers`] stays below.
+pub const TRANSIENT: u32 = 1 << 31;
+
+/// What the kernel holds, or is to hold.
+#[derive(Clone, Copy, Debug)]
+pub struct Held<'a> {
+    /// Identity by address (full length) and prefix, this host's own addresses included.
+    pub peers: &'a HashMap<IpNet, u32>,
+    /// The policy table.
+    pub policies: &'a HashMap<PolicyKey, PolicyEntry>,
+}
+
+/// What an endpoint is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct EndpointState {
+    /// Its workload's identity: that of a peer whose socket is in it.
+    pub identity: u32,
+    /// Sets by direction.
+    pub sets: [u32; 2],
+}
+
+/// An endpoint before and after.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EndpointChange {
+    /// `None`: it is new.
+    pub old: Option<EndpointState>,
+    /// `None`: it goes.
+    pub new: Option<EndpointState>,
+}
+
+/// What to write in between.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Bridge {
+    /// Entries of transient identities, in old and new sets.
+    pub entries: HashMap<PolicyKey, PolicyEntry>,
+    /// The identity in between of every address and prefix whose identity changes, also of
+    /// those that only the old or only the new image has.
+    pub peers: HashMap<IpNet, u32>,
+    /// The transient identity by old and new identity.
+    transients: BTreeMap<(u32, u32), u32>,
+}
+
+impl Bridge {
+    /// Finds what to write. Transient identities are counted from `first`: [`TRANSIENT`] or
+    /// higher, and better not the ones of the last change, which packets under way may still
+    /// carry.
+    pub fn between(old: Held<'_>, new: Held<'_>, endpoints: &[EndpointChange], first: u32) -> Self {
+        let moves = moves(old.peers, new.peers);
+        let endpoint_moves = endpoints.iter().filter_map(|change| {
+            let from = change.old.map_or(identity::HOST, |old| old.identity);
+            Some((from, change.new?.identity))
+        });
+        let pairs: BTreeSet<(u32, u32)> = moves
+            .iter()
+            .map(|(_, pair)| *pair)
+            .chain(endpoint_moves)
+            .filter(|(from, to)| from != to)
+            .collect();
+        if pairs.is_empty() {
+            return Self::default();
+        }
+        let concerned: HashSet<u32> = pairs.iter().flat_map(|(from, to)| [*from, *to]).collect();
+        let old_views = views(old.policies, &concerned);
+        let new_views = views(new.policies, &concerned);
+        let old_sets = sets(old.policies);
+        let new_sets = sets(new.policies);
+        let left: HashSet<u32> = endpoints
+            .iter()
+            .flat_map(|change| {
+                let old = change.old.map_or([0; 2], |old| old.sets);
+                let new = change.new.map_or([0; 2], |new| new.sets);
+                old.into_iter().zip(new)
+            })
+            .filter(|(old, new)| old != new)
+            .map(|(old, _)| old)
+            .collect();
+
+        let mut bridge = Self::default();
+        let none = BTreeMap::new();
+        let mut transient = first;
+        for (from, to) in pairs {
+            let before = old_views.get(&from).unwrap_or(&none);
+            if before == old_views.get(&to).unwrap_or(&none) {
+                // No old set tells them apart: the peer may have its new identity at once.
+                continue;
+            }
+            let after = new_views.get(&to).unwrap_or(&none);
+            // A set that both images have is judged by the old identity if an endpoint leaves
+            // it, and by the new one if endpoints only stay or come.
+            let as_before = |set: &u32| {
+                old_sets.contains(set) && (!new_sets.contains(set) || left.contains(set))
+            };
+            let before = before.iter().filter(|(set, _)| as_before(set));
+            let after = after.iter().filter(|(set, _)| !as_before(set));
+            for (set, entry) in before.chain(after) {
+                let key = PolicyKey {
+                    set: *set,
+                    peer: transient,
+                };
+                bridge.entries.insert(key, *entry);
+            }
+            bridge.transients.insert((from, to), transient);
+            transient += 1;
+        }
+        for (prefix, (from, to)) in moves {
+            if from != to {
+                bridge.peers.insert(prefix, bridge.identity(from, to));
+            }
+        }
+        bridge
+    }
+
+    /// The identity between an old and a new one: transient, or the new one where no old set
+    /// tells the two apart.
+    pub fn identity(&self, from: u32, to: u32) -> u32 {
+        self.transients.get(&(from, to)).copied().unwrap_or(to)
+    }
+
+    /// The identity that a transient one becomes, for reports of that moment.
+    pub fn becomes(&self, transient: u32) -> Option<u32> {
+        let mut transients = self.transients.iter();
+        transients
+            .find(|(_, number)| **number == transient)
+            .map(|((_, to), _)| *to)
+    }
+}
+
+/// Old and new identity of every address and prefix of either image, by longest match.
+fn moves(old: &HashMap<IpNet, u32>, new: &HashMap<IpNet, u32>) -> Vec<(IpNet, (u32, u32))> {
+    let table = |peers: &HashMap<IpNet, u32>| {
+        let mut table = PrefixTable::new();
+        for (prefix, identity) in peers {
+            table.add(*prefix, *identity);
+        }
+        table
+    };
+    let (old_table, new_table) = (table(old), table(new));
+    let find = |table: &PrefixTable<u32>, prefix| {
+        let found = table.containing(prefix).next();
+        found.map_or(identity::WORLD, |(_, identity)| *identity)
+    };
+    let only_new = new.keys().filter(|prefix| !old.contains_key(*prefix));
+    old.keys()
+        .chain(only_new)
+        .map(|prefix| {
+            let pair = (find(&old_table, *prefix), find(&new_table, *prefix));
+            (*prefix, pair)
+        })
+        .collect()
+}
+
+/// What the sets say of some peers in particular, by peer and set.
+fn views(
+    policies: &HashMap<PolicyKey, PolicyEntry>,
+    concerned: &HashSet<u32>,
+) -> HashMap<u32, BTreeMap<u32, PolicyEntry>> {
+    let mut views: HashMap<u32, BTreeMap<u32, PolicyEntry>> = HashMap::new();
+    for (key, entry) in policies {
+        if concerned.contains(&key.peer) {
+            views.entry(key.peer).or_default().insert(key.set, *entry);
+        }
+    }
+    views
+}
+
+fn sets(policies: &HashMap<PolicyKey, PolicyEntry>) -> HashSet<u32> {
+    policies.keys().map(|key| key.set).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use enforcer_common::{Action, Decision, Reason};
+
+    use super::*;
+
+    /// A policy table of (set, peer, deciding rule).
+    fn policies(entries: &[(u32, u32, u32)]) -> HashMap<PolicyKey, PolicyEntry> {
+        let entry = |rule| PolicyEntry {
+            decision: Decision::new(Action::Deny, Reason::Rule, rule),
+            table: 0,
+            lengths: 0,
+        };
+        let entries = entries.iter();
+        entries
+            .map(|&(set, peer, rule)| (PolicyKey { set, peer }, entry(rule)))
+            .collect()
+    }
+
+    fn peers(entries: &[(&str, u32)]) -> HashMap<IpNet, u32> {
+        let entries = entries.iter();
+        entries
+            .map(|(prefix, number)| (prefix.parse().expect("a prefix"), *number))
+            .collect()
+    }
+
+    fn change(old: u32, new: u32) -> EndpointChange {
+        let state = |set| EndpointState {
+            identity: identity::HOST,
+            sets: [0, set],
+        };
+        EndpointChange {
+            old: Some(state(old)),
+            new: Some(state(new)),
+        }
+    }
+
+    /// The rules by which a transient identity is judged, by set.
+    fn judged(bridge: &Bridge, peer: u32) -> BTreeMap<u32, u32> {
+        let entries = bridge.entries.iter().filter(|(key, _)| key.peer == peer);
+        entries.map(|(k, e)| (k.set, e.decision.rule)).collect()
+    }
+
+    #[test]
+    fn old_sets_see_what_a_peer_was_and_new_sets_what_it_will_be() {
+        let old = policies(&[(1, 0, 1), (1, 300, 2)]);
+        let new = policies(&[(2, 0, 3), (2, 301, 4), (2, 300, 5)]);
+        let (before, after) = (
+            peers(&[("10.0.0.1/32", 300)]),
+            peers(&[("10.0.0.1/32", 301)]),
+        );
+        let held = |peers, policies| Held { peers, policies };
+        let bridge = Bridge::between(
+            held(&before, &old),
+            held(&after, &new),
+            &[change(1, 2)],
+            TRANSIENT,
+        );
+        assert_eq!(bridge.peers, peers(&[("10.0.0.1/32", TRANSIENT)]));
+        assert_eq!(judged(&bridge, TRANSIENT), BTreeMap::from([(1, 2), (2, 4)]));
+        assert_eq!(bridge.identity(300, 301), TRANSIENT);
+        assert_eq!(bridge.becomes(TRANSIENT), Some(301));
+        assert_eq!(bridge.identity(7, 8), 8);
+    }
+
+    #[test]
+    fn a_set_that_stays_judges_as_its_endpoints_need_it() {
+        // Set 1 tells the old identity from the new one.
+        let both = policies(&[(1, 0, 1), (1, 300, 2), (1, 301, 3), (2, 0, 4), (3, 0, 5)]);
+        let (before, after) = (peers(&[("fd00::/64", 300)]), peers(&[("fd00::/64", 301)]));
+        let between = |changes: &[EndpointChange]| {
+            let held = |peers| Held {
+                peers,
+                policies: &both,
+            };
+            Bridge::between(held(&before), held(&after), changes, TRANSIENT)
+        };
+        // An endpoint comes to it: it must find the new identity.
+        let coming = between(&[change(2, 1), change(1, 1)]);
+        assert_eq!(judged(&coming, TRANSIENT), BTreeMap::from([(1, 3)]));
+        // An endpoint leaves it: it must still find the old one.
+        let leaving = between(&[change(1, 2), change(1, 1)]);
+        assert_eq!(judged(&leaving, TRANSIENT), BTreeMap::from([(1, 2)]));
+    }
+
+    #[test]
+    fn an_unknown_prefix_moves_from_the_one_around_it() {
+        let old = policies(&[(1, 0, 1), (1, 300, 2)]);
+        let (before, after) = (
+            peers(&[("10.0.0.0/8", 300)]),
+            peers(&[("10.0.0.0/8", 300), ("10.1.0.0/16", 301)]),
+        );
+        let held = |peers| Held {
+            peers,
+            policies: &old,
+        };
+        let bridge = Bridge::between(held(&before), held(&after), &[], TRANSIENT);
+        assert_eq!(bridge.peers, peers(&[("10.1.0.0/16", TRANSIENT)]));
+        // And gone again: what is inside falls back to the prefix around it.
+        let bridge = Bridge::between(held(&after), held(&before), &[], TRANSIENT);
+        assert_eq!(bridge.peers, peers(&[("10.1.0.0/16", TRANSIENT)]));
+    }
+}
