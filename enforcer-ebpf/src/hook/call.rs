@@ -1,0 +1,251 @@
+//! `connect(2)` and `sendmsg(2)`: refused at the call, where the process is known.
+
+use core::ffi::c_void;
+
+use aya_ebpf::{
+    EbpfContext,
+    helpers::generated::{bpf_get_current_ancestor_cgroup_id, bpf_sk_lookup_tcp, bpf_sk_lookup_udp, bpf_sk_release},
+    programs::SockAddrContext,
+};
+use enforcer_common::{
+    Action, Decision, Direction, Judge, Protocol, Reason,
+    address_entry::address_flag,
+    config::Config,
+    endpoint_entry::{EndpointEntry, endpoint_flag},
+    event::Hook,
+    flow_key::{Addr6, FlowKey, space},
+};
+
+use crate::{
+    family::{Family, V4, V6},
+    peer,
+    report::{Facts, report},
+    table::{
+        config::{config, now},
+        endpoints, policy, sockets,
+    },
+};
+
+const ALLOW: i32 = 1;
+const REFUSE: i32 = 0;
+
+/// The destination of a call.
+pub trait Destination: Family {
+    /// Reads it from the context.
+    ///
+    /// # Safety
+    ///
+    /// The context is the program's, of this family.
+    unsafe fn destination(ctx: &SockAddrContext) -> Self::Addr;
+    /// The call, on an endpoint that exists.
+    fn judge(ctx: &SockAddrContext, config: &Config, place: &Place, address: &Self::Addr) -> i32;
+}
+
+/// Where a call is judged.
+pub struct Place {
+    cgroup: u64,
+    endpoint: EndpointEntry,
+    hook: u8,
+    protocol: u8,
+    port: u16,
+}
+
+impl Destination for V4 {
+    #[inline(always)]
+    unsafe fn destination(ctx: &SockAddrContext) -> [u8; 4] {
+        // SAFETY: by the caller's promise.
+        unsafe { (*ctx.sock_addr).user_ip4 }.to_ne_bytes()
+    }
+
+    #[inline(always)]
+    fn judge(ctx: &SockAddrContext, config: &Config, place: &Place, address: &[u8; 4]) -> i32 {
+        judge::<V4>(ctx, config, place, address)
+    }
+}
+
+impl Destination for V6 {
+    #[inline(always)]
+    unsafe fn destination(ctx: &SockAddrContext) -> Addr6 {
+        // SAFETY: by the caller's promise.
+        let words = unsafe {
+            [
+                (*ctx.sock_addr).user_ip6[0],
+                (*ctx.sock_addr).user_ip6[1],
+                (*ctx.sock_addr).user_ip6[2],
+                (*ctx.sock_addr).user_ip6[3],
+            ]
+        };
+        let mut address = [0; 16];
+        let mut index = 0;
+        while index < 4 {
+            let bytes = words[index].to_ne_bytes();
+            address[4 * index] = bytes[0];
+            address[4 * index + 1] = bytes[1];
+            address[4 * index + 2] = bytes[2];
+            address[4 * index + 3] = bytes[3];
+            index += 1;
+        }
+        address
+    }
+
+    #[inline(always)]
+    fn judge(ctx: &SockAddrContext, config: &Config, place: &Place, address: &Addr6) -> i32 {
+        let [.., a, b, c, d] = *address;
+        if enforcer_common::flow_key::mapped([a, b, c, d]) == *address {
+            // An IPv4 destination through an IPv6 socket: its packets will be IPv4.
+            return judge::<V4>(ctx, config, place, &[a, b, c, d]);
+        }
+        judge::<V6>(ctx, config, place, address)
+    }
+}
+
+/// `connect(2)`.
+#[inline(always)]
+pub fn connect<F: Destination>(ctx: &SockAddrContext) -> i32 {
+    enter::<F>(ctx, Hook::Connect)
+}
+
+/// `sendmsg(2)` with an address.
+#[inline(always)]
+pub fn sendmsg<F: Destination>(ctx: &SockAddrContext) -> i32 {
+    enter::<F>(ctx, Hook::Sendmsg)
+}
+
+#[inline(always)]
+fn enter<F: Destination>(ctx: &SockAddrContext, hook: Hook) -> i32 {
+    let Some(config) = config() else { return ALLOW };
+    // SAFETY: the helper has no preconditions.
+    let cgroup =
+        endpoints::nearest(|level| unsafe { bpf_get_current_ancestor_cgroup_id(level) });
+    let Some(endpoint) = endpoints::cgroup(cgroup) else {
+        return ALLOW;
+    };
+    // A child that awaits classification is judged by its packets.
+    if endpoint.flags & endpoint_flag::PENDING_CHILDREN != 0 {
+        return ALLOW;
+    }
+    // SAFETY: the context of the program.
+    let (protocol, port) = unsafe { ((*ctx.sock_addr).protocol, (*ctx.sock_addr).user_port) };
+    let place = Place {
+        cgroup,
+        endpoint,
+        hook: hook as u8,
+        protocol: protocol as u8,
+        port: u16::from_be(port as u16),
+    };
+    // Ping and raw sockets have no port here: their packets are judged.
+    if !Protocol::has_ports(place.protocol) {
+        return ALLOW;
+    }
+    // SAFETY: the context of the program, of this family.
+    let address = unsafe { F::destination(ctx) };
+    F::judge(ctx, config, &place, &address)
+}
+
+#[inline(always)]
+fn judge<F: Family>(
+    ctx: &SockAddrContext,
+    config: &Config,
+    place: &Place,
+    address: &F::Addr,
+) -> i32 {
+    let known = peer::by_address::<F>(config, address);
+    let mut peer = known.identity;
+    let flow = FlowKey {
+        scope: place.endpoint.id,
+        // Not chosen yet.
+        local: F::UNSPECIFIED,
+        remote: *address,
+        local_port: 0,
+        remote_port: place.port,
+        protocol: place.protocol,
+        space: space::CGROUP,
+        pad: 0,
+    };
+    if known.flags & address_flag::LOCAL != 0 {
+        // On this host the socket tells who it is; where it does not yet, the packets will.
+        match listener::<F>(ctx.as_ptr(), &flow, config.generation) {
+            Some(cgroup) => {
+                if let Some(endpoint) = endpoints::cgroup(cgroup) {
+                    peer = endpoint.identity;
+                }
+            }
+            None => return ALLOW,
+        }
+    }
+    let question = Judge {
+        set: place.endpoint.set(Direction::Egress),
+        peer,
+        protocol: place.protocol,
+        port: place.port,
+    };
+    let mut decision = Decision::new(Action::Deny, Reason::NoPolicy, 0);
+    policy::decide(&question, &mut decision);
+    let decision = decision.audited(place.endpoint.has(endpoint_flag::AUDIT));
+    if decision.action == Action::Allow as u8 {
+        return ALLOW;
+    }
+    let facts = Facts {
+        now: now(),
+        cgroup: place.cgroup,
+        decision,
+        endpoint: place.endpoint.id,
+        peer,
+        ifindex: 0,
+        length: 0,
+        port: place.port,
+        hook: place.hook,
+        tcp_flags: 0,
+        direction: Direction::Egress as u8,
+        flags: 0,
+        opens: true,
+    };
+    report::<F>(config, &flow, &facts);
+    if !decision.passes() {
+        return REFUSE;
+    }
+    // The packet that follows would be reported again, without its process.
+    // SAFETY: the socket of the context, which is not null at these hooks.
+    unsafe {
+        let socket = (*ctx.sock_addr).__bindgen_anon_1.sk;
+        if !socket.is_null()
+            && let Some(entry) = sockets::of(socket.cast::<c_void>())
+        {
+            (*entry).reported = 1;
+        }
+    }
+    ALLOW
+}
+
+/// The enrolled cgroup (0 for none) of the socket on this host that a call is addressed to,
+/// if the socket is there and its cgroup is known. The walk along the ancestors of another
+/// socket is not to be had at these hooks.
+#[inline(always)]
+fn listener<F: Family>(
+    context: *mut c_void,
+    flow: &FlowKey<F::Addr>,
+    generation: u32,
+) -> Option<u64> {
+    // A wildcard listener matches whatever the source is.
+    let mut tuple = F::tuple(&flow.remote, 1, &flow.remote, flow.remote_port);
+    // SAFETY: the tuple is as large as said; the reference is released below.
+    unsafe {
+        let socket = match flow.protocol {
+            Protocol::TCP => {
+                bpf_sk_lookup_tcp(context, &raw mut tuple, F::TUPLE_SIZE, u64::MAX, 0)
+            }
+            Protocol::UDP => {
+                bpf_sk_lookup_udp(context, &raw mut tuple, F::TUPLE_SIZE, u64::MAX, 0)
+            }
+            _ => return None,
+        };
+        if socket.is_null() {
+            return None;
+        }
+        let socket = socket.cast::<c_void>();
+        let cgroup = sockets::existing(socket)
+            .and_then(|entry| ((*entry).resolved == generation).then(|| (*entry).cgroup));
+        bpf_sk_release(socket);
+        cgroup
+    }
+}

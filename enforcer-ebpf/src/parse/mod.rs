@@ -1,0 +1,139 @@
+//! From bytes to a packet. Every length and offset is checked here and nowhere else; what
+//! contradicts itself leaves with its own reason.
+
+pub mod ethernet;
+pub mod frame;
+pub mod ip4;
+pub mod ip6;
+pub mod quoted;
+pub mod transport;
+
+use enforcer_common::{
+    Direction, Protocol,
+    conntrack::{is_open_request, tcp_flag},
+    flow_key::{FlowKey, icmp_port},
+};
+
+use crate::family::Family;
+
+/// What a packet says of itself.
+pub struct Packet<F: Family> {
+    pub source: F::Addr,
+    pub destination: F::Addr,
+    /// Ports in host byte order; both the identifier for ICMP echo; for other ICMP messages
+    /// [`Packet::icmp`] and 0; else 0.
+    pub source_port: u16,
+    pub destination_port: u16,
+    /// ICMP type and code as [`icmp_port`].
+    pub icmp: u16,
+    pub protocol: u8,
+    pub tcp_flags: u8,
+    /// One of [`kind`].
+    pub kind: u8,
+    /// IPv4 time to live, IPv6 hop limit.
+    pub hop_limit: u8,
+    /// Where the transport header begins, from the start of the frame.
+    pub transport: u32,
+    /// Bytes of the packet from the IP header on.
+    pub length: u32,
+    /// Identification of a fragment.
+    pub identification: u32,
+}
+
+/// Kinds of packets.
+pub mod kind {
+    /// Begins or continues a flow.
+    pub const PLAIN: u8 = 0;
+    /// An ICMP error: belongs to the flow that it quotes.
+    pub const ICMP_ERROR: u8 = 1;
+    /// The first fragment of a datagram: has the ports.
+    pub const FIRST_FRAGMENT: u8 = 2;
+    /// A later one: has no transport header.
+    pub const LATER_FRAGMENT: u8 = 3;
+}
+
+impl<F: Family> Packet<F> {
+    #[inline(always)]
+    pub fn new(source: F::Addr, destination: F::Addr) -> Self {
+        Self {
+            source,
+            destination,
+            source_port: 0,
+            destination_port: 0,
+            icmp: 0,
+            protocol: 0,
+            tcp_flags: 0,
+            kind: kind::PLAIN,
+            hop_limit: 0,
+            transport: 0,
+            length: 0,
+            identification: 0,
+        }
+    }
+
+    /// The flow, seen from the endpoint.
+    #[inline(always)]
+    pub fn flow(&self, space: u8, scope: u32, direction: Direction) -> FlowKey<F::Addr> {
+        match direction {
+            Direction::Egress => FlowKey {
+                scope,
+                local: self.source,
+                remote: self.destination,
+                local_port: self.source_port,
+                remote_port: self.destination_port,
+                protocol: self.protocol,
+                space,
+                pad: 0,
+            },
+            Direction::Ingress => FlowKey {
+                scope,
+                local: self.destination,
+                remote: self.source,
+                local_port: self.destination_port,
+                remote_port: self.source_port,
+                protocol: self.protocol,
+                space,
+                pad: 0,
+            },
+        }
+    }
+
+    /// The port that policy is asked about when a packet of way `direction` belongs to a flow
+    /// that was opened the way `opener`.
+    #[inline(always)]
+    pub fn policy_port(&self, direction: Direction, opener: Direction) -> u16 {
+        if matches!(self.protocol, Protocol::ICMP | Protocol::ICMPV6) {
+            if direction as u8 == opener as u8 {
+                return self.icmp;
+            }
+            return request_of(self.protocol, self.icmp);
+        }
+        if direction as u8 == opener as u8 {
+            self.destination_port
+        } else {
+            self.source_port
+        }
+    }
+
+    /// Whether the packet opens a flow for certain.
+    #[inline(always)]
+    pub fn is_open_request(&self) -> bool {
+        self.protocol == Protocol::TCP && is_open_request(self.tcp_flags)
+    }
+
+    /// Whether the packet resets a TCP connection.
+    #[inline(always)]
+    pub fn is_reset(&self) -> bool {
+        self.protocol == Protocol::TCP && self.tcp_flags & tcp_flag::RST != 0
+    }
+}
+
+/// The echo request that an echo reply answers; other messages stay what they are.
+#[inline(always)]
+fn request_of(protocol: u8, icmp: u16) -> u16 {
+    match (protocol, icmp >> 8) {
+        (Protocol::ICMP, 0) => icmp_port(8, 0),
+        (Protocol::ICMPV6, 129) => icmp_port(128, 0),
+        _ => icmp,
+    }
+}

@@ -1,0 +1,132 @@
+//! Transport headers: ports, TCP flags, ICMP types.
+
+use enforcer_common::{Protocol, Reason, conntrack::tcp_flag, flow_key::icmp_port};
+
+use crate::{
+    family::Family,
+    parse::{Packet, frame::Frame, kind},
+};
+
+/// The place of a packet in its datagram.
+#[derive(Clone, Copy)]
+pub struct Fragment {
+    /// In bytes.
+    pub offset: u16,
+    /// Others follow.
+    pub more: bool,
+}
+
+impl Fragment {
+    /// A whole datagram.
+    pub const NONE: Self = Self {
+        offset: 0,
+        more: false,
+    };
+}
+
+/// Reads what the transport header of `available` bytes says into the packet.
+#[inline(always)]
+pub fn header<F: Family>(
+    frame: &impl Frame,
+    packet: &mut Packet<F>,
+    available: u32,
+    fragment: Fragment,
+) -> Result<(), Reason> {
+    if packet.kind == kind::LATER_FRAGMENT {
+        // RFC 3128: a TCP fragment at offset 8 would overwrite the flags of the first one.
+        if packet.protocol == Protocol::TCP && fragment.offset < 20 {
+            return Err(Reason::FragmentTiny);
+        }
+        return Ok(());
+    }
+    let short = if packet.kind == kind::FIRST_FRAGMENT {
+        Reason::FragmentTiny
+    } else {
+        Reason::Truncated
+    };
+    match packet.protocol {
+        Protocol::TCP => {
+            if available < 20 {
+                return Err(short);
+            }
+            let head: [u8; 14] = frame.load(packet.transport)?;
+            packet.source_port = u16::from_be_bytes([head[0], head[1]]);
+            packet.destination_port = u16::from_be_bytes([head[2], head[3]]);
+            let length = u32::from(head[12] >> 4) * 4;
+            let flags = head[13];
+            packet.tcp_flags = flags;
+            let wrong = flags & tcp_flag::SYN != 0
+                && flags & (tcp_flag::FIN | tcp_flag::RST) != 0
+                || flags & (tcp_flag::SYN | tcp_flag::ACK | tcp_flag::RST | tcp_flag::FIN) == 0;
+            if length < 20 || wrong {
+                return Err(Reason::BadHeader);
+            }
+            if length > available {
+                return Err(short);
+            }
+        }
+        Protocol::UDP | Protocol::UDPLITE => {
+            if available < 8 {
+                return Err(short);
+            }
+            let head: [u8; 6] = frame.load(packet.transport)?;
+            packet.source_port = u16::from_be_bytes([head[0], head[1]]);
+            packet.destination_port = u16::from_be_bytes([head[2], head[3]]);
+            let length = u32::from(u16::from_be_bytes([head[4], head[5]]));
+            // UDP-Lite has its checksum coverage there; 0 means all (RFC 3828) and, for UDP
+            // over IPv6, a jumbogram or an offload super-packet.
+            if packet.protocol == Protocol::UDP && length != 0 && length < 8 {
+                return Err(Reason::BadHeader);
+            }
+        }
+        Protocol::SCTP => {
+            if available < 12 {
+                return Err(short);
+            }
+            let head: [u8; 4] = frame.load(packet.transport)?;
+            packet.source_port = u16::from_be_bytes([head[0], head[1]]);
+            packet.destination_port = u16::from_be_bytes([head[2], head[3]]);
+        }
+        Protocol::ICMP | Protocol::ICMPV6 => {
+            if available < 8 && !(packet.protocol == Protocol::ICMPV6 && available >= 4) {
+                return Err(short);
+            }
+            let head: [u8; 2] = frame.load(packet.transport)?;
+            packet.icmp = icmp_port(head[0], head[1]);
+            match message(packet.protocol, head[0]) {
+                Message::Echo => {
+                    let id: [u8; 2] = frame.load(packet.transport + 4)?;
+                    packet.source_port = u16::from_be_bytes(id);
+                    packet.destination_port = packet.source_port;
+                }
+                Message::Error => packet.kind = kind::ICMP_ERROR,
+                Message::Other => packet.source_port = packet.icmp,
+            }
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+enum Message {
+    Echo,
+    Error,
+    Other,
+}
+
+#[inline(always)]
+fn message(protocol: u8, kind: u8) -> Message {
+    if protocol == Protocol::ICMP {
+        match kind {
+            0 | 8 => Message::Echo,
+            3 | 4 | 5 | 11 | 12 => Message::Error,
+            _ => Message::Other,
+        }
+    } else {
+        match kind {
+            128 | 129 => Message::Echo,
+            1..=4 => Message::Error,
+            _ => Message::Other,
+        }
+    }
+}

@@ -1,0 +1,74 @@
+//! Denied and audited flows, the tokens that bound first reports, and the ring buffer.
+
+use aya_ebpf::{
+    btf_maps::{HashMap, PerCpuArray, RingBuf},
+    macros::btf_map,
+};
+use enforcer_common::{
+    Loss,
+    denied_entry::{DeniedEntry, DeniedKey},
+    event::Event,
+};
+
+use crate::table::counters::lose;
+
+#[btf_map]
+static DENIED: HashMap<DeniedKey, DeniedEntry, 1024> = HashMap::new();
+
+/// The second of the monotonic clock, and the reports sent in it.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Tokens {
+    second: u32,
+    used: u32,
+}
+
+#[btf_map]
+static TOKENS: PerCpuArray<Tokens, 1> = PerCpuArray::new();
+
+#[btf_map]
+static EVENTS: RingBuf<Event, 4096> = RingBuf::new();
+
+/// Takes a token for a first report; without one the loss is counted.
+#[inline(always)]
+pub fn take_token(seconds: u32, limit: u32) -> bool {
+    let Some(tokens) = TOKENS.get_ptr_mut(0) else {
+        return false;
+    };
+    // SAFETY: this CPU's slot.
+    let tokens = unsafe { &mut *tokens };
+    if tokens.second != seconds {
+        tokens.second = seconds;
+        tokens.used = 0;
+    }
+    if tokens.used >= limit {
+        lose(Loss::ReportLimit);
+        return false;
+    }
+    tokens.used += 1;
+    true
+}
+
+/// The count of a flow that was reported before.
+#[inline(always)]
+pub fn counted(key: &DeniedKey) -> Option<*mut DeniedEntry> {
+    DENIED.get_ptr_mut(key)
+}
+
+/// Begins to count a flow. `false` (counted as a loss): no room.
+#[inline(always)]
+pub fn begin(key: &DeniedKey, entry: &DeniedEntry) -> bool {
+    let kept = DENIED.insert(key, entry, 0).is_ok();
+    if !kept {
+        lose(Loss::DeniedTableFull);
+    }
+    kept
+}
+
+/// Sends an event; a full ring is counted.
+#[inline(always)]
+pub fn send(event: &Event) {
+    if EVENTS.output(event, 0).is_err() {
+        lose(Loss::RingFull);
+    }
+}

@@ -1,0 +1,55 @@
+//! Endpoints by interface and by cgroup.
+
+use aya_ebpf::{bindings::BPF_F_NO_PREALLOC, btf_maps::HashMap, macros::btf_map};
+use enforcer_common::endpoint_entry::{EndpointEntry, endpoint_flag};
+
+#[btf_map]
+static INTERFACES: HashMap<u32, EndpointEntry, 1024, { BPF_F_NO_PREALLOC as usize }> =
+    HashMap::new();
+
+#[btf_map]
+static CGROUPS: HashMap<u64, EndpointEntry, 1024, { BPF_F_NO_PREALLOC as usize }> =
+    HashMap::new();
+
+/// How deep below the root of the hierarchy a workload's cgroup may be.
+pub const DEPTH: i32 = 16;
+
+/// The endpoint behind an interface.
+#[inline(always)]
+pub fn interface(ifindex: u32) -> Option<EndpointEntry> {
+    // SAFETY: copied at once.
+    unsafe { INTERFACES.get(ifindex) }.copied()
+}
+
+/// The endpoint of a cgroup itself.
+#[inline(always)]
+pub fn cgroup(id: u64) -> Option<EndpointEntry> {
+    // SAFETY: copied at once.
+    unsafe { CGROUPS.get(id) }.copied()
+}
+
+/// The nearest enrolled one in a chain of cgroups, given the ancestor's id at each level (0
+/// past the last). Returns its cgroup id, or 0.
+///
+/// A child of a cgroup that awaits classification is answered with that cgroup, flagged
+/// [`endpoint_flag::PENDING_CHILDREN`]: the caller applies the node's choice.
+#[inline(always)]
+pub fn nearest(ancestor: impl Fn(i32) -> u64) -> u64 {
+    let mut found = 0;
+    let mut level = 1;
+    while level < DEPTH {
+        let id = ancestor(level);
+        if id == 0 {
+            break;
+        }
+        if let Some(entry) = cgroup(id) {
+            found = if entry.flags & endpoint_flag::NOT_ENROLLED != 0 {
+                0
+            } else {
+                id
+            };
+        }
+        level += 1;
+    }
+    found
+}
