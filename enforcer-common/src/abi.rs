@@ -31,6 +31,8 @@ pub mod map {
     pub const FLOWS4: &str = "FLOWS4";
     /// IPv6 flows: [`crate::flow_key::FlowKey`] → [`crate::conntrack::FlowEntry`].
     pub const FLOWS6: &str = "FLOWS6";
+    /// Second until which the flow tables count as full.
+    pub const FULL: &str = "FULL";
     /// Ports of fragmented datagrams: [`crate::flow_key::FragmentKey`] → ports.
     pub const FRAGMENTS: &str = "FRAGMENTS";
     /// Socket storage: [`crate::socket_entry::SocketEntry`].

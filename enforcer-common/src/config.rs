@@ -50,6 +50,8 @@ pub mod config_flag {
     /// A cgroup below [`crate::endpoint_entry::endpoint_flag::PENDING_CHILDREN`] that is not
     /// classified yet may not talk.
     pub const UNKNOWN_DENIES: u32 = 8;
+    /// XDP is not attached: blocked sources are dropped at TC on the uplinks.
+    pub const BLOCK_AT_TC: u32 = 16;
 }
 
 const _: () = assert!(size_of::<Config>() == 32 + 4 * FAILSAFE_PORTS);

@@ -1,0 +1,266 @@
+//! The contents of the maps that user space writes: as they are, and as they should be.
+
+use std::{
+    collections::HashMap,
+    hash::Hash,
+    net::IpAddr,
+};
+
+use bytemuck::Pod;
+use enforcer_common::{
+    Decision,
+    address_entry::{AddressEntry, address_flag},
+    blocked_entry::BlockedEntry,
+    config::{Config, FAILSAFE_PORTS, FailsafePort, config_flag},
+    endpoint_entry::{EndpointEntry, endpoint_flag},
+    flow_key::{Addr4, Addr6, PrefixKey},
+    identity,
+    policy_key::{ALLOW_ALL, PolicyEntry, PolicyKey, PortKey},
+};
+use ipnet::IpNet;
+
+use super::{
+    desired::{Desired, EndpointPlace, HOST_ENDPOINT},
+    object::Tables,
+    table::{Table, TableError},
+};
+
+/// Everything that user space writes, less the configuration.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Contents {
+    pub interfaces: HashMap<u32, EndpointEntry>,
+    pub cgroups: HashMap<u64, EndpointEntry>,
+    pub addresses4: HashMap<Addr4, AddressEntry>,
+    pub addresses6: HashMap<Addr6, AddressEntry>,
+    pub prefixes4: HashMap<(u32, Addr4), AddressEntry>,
+    pub prefixes6: HashMap<(u32, Addr6), AddressEntry>,
+    pub blocked4: HashMap<(u32, Addr4), BlockedEntry>,
+    pub blocked6: HashMap<(u32, Addr6), BlockedEntry>,
+    pub policies: HashMap<PolicyKey, PolicyEntry>,
+    pub ports: HashMap<PortKey, Decision>,
+}
+
+/// For how long after enrolment flows of every protocol are picked up, in seconds.
+const ADOPT_SECONDS: u32 = 60;
+
+impl Contents {
+    /// Reads what the maps hold.
+    pub fn read(tables: &Tables) -> Result<Self, TableError> {
+        Ok(Self {
+            interfaces: collect(&tables.interfaces, |key| key)?,
+            cgroups: collect(&tables.cgroups, |key| key)?,
+            addresses4: collect(&tables.addresses4, |key| key)?,
+            addresses6: collect(&tables.addresses6, |key| key)?,
+            prefixes4: collect(&tables.prefixes4, |key| (key.bits, key.address))?,
+            prefixes6: collect(&tables.prefixes6, |key| (key.bits, key.address))?,
+            blocked4: collect(&tables.blocked4, |key| (key.bits, key.address))?,
+            blocked6: collect(&tables.blocked6, |key| (key.bits, key.address))?,
+            policies: collect(&tables.policies, |key| key)?,
+            ports: collect(&tables.ports, |key| key)?,
+        })
+    }
+
+    /// What the maps should hold. `now`: second of the monotonic clock; endpoints that `old`
+    /// knows keep their time of enrolment.
+    pub fn desired(desired: &Desired, old: &Self, now: u32) -> Self {
+        let image = &desired.image;
+        let mut new = Self {
+            policies: image.policies.clone(),
+            ports: image.ports.clone(),
+            ..Self::default()
+        };
+        let mut owners: HashMap<IpNet, u32> = HashMap::new();
+        for endpoint in &desired.endpoints {
+            if matches!(endpoint.place, EndpointPlace::Interface { .. }) {
+                owners.extend(endpoint.addresses.iter().map(|net| (*net, endpoint.id)));
+            }
+        }
+        let entry = |net: &IpNet, identity: u32| AddressEntry {
+            identity,
+            endpoint: owners.get(net).copied().unwrap_or(0),
+            flags: 0,
+        };
+        for (net, identity) in &image.prefixes {
+            new.add_prefix(net, entry(net, *identity));
+        }
+        for (net, identity) in &image.addresses {
+            new.add_address(net.addr(), entry(net, *identity));
+        }
+        for address in &desired.node.local_addresses {
+            let identity = image
+                .host_addresses
+                .get(address)
+                .copied()
+                .unwrap_or(identity::HOST);
+            new.add_address(
+                *address,
+                AddressEntry {
+                    identity,
+                    endpoint: 0,
+                    flags: address_flag::LOCAL,
+                },
+            );
+        }
+        for (net, (rule, audit)) in &image.blocked {
+            let entry = BlockedEntry {
+                rule: *rule,
+                audit: u32::from(*audit),
+            };
+            match net {
+                IpNet::V4(net) => {
+                    let key = (u32::from(net.prefix_len()), net.network().octets());
+                    new.blocked4.insert(key, entry);
+                }
+                IpNet::V6(net) => {
+                    let key = (u32::from(net.prefix_len()), net.network().octets());
+                    new.blocked6.insert(key, entry);
+                }
+            }
+        }
+        new.add_endpoints(desired, old, now);
+        new
+    }
+
+    fn add_endpoints(&mut self, desired: &Desired, old: &Self, now: u32) {
+        let image = &desired.image;
+        let sets = |identity: u32| {
+            image
+                .sets
+                .get(&identity)
+                .map_or([ALLOW_ALL; 2], |sets| sets.numbers)
+        };
+        for endpoint in &desired.endpoints {
+            let mut entry = EndpointEntry {
+                id: endpoint.id,
+                identity: endpoint.identity,
+                sets: sets(endpoint.identity),
+                flags: 0,
+                adopt_until: now + ADOPT_SECONDS,
+            };
+            if endpoint.audit {
+                entry.flags |= endpoint_flag::AUDIT;
+            }
+            if endpoint.strict_source {
+                entry.flags |= endpoint_flag::STRICT_SOURCE;
+            }
+            let enrolled = |old: Option<&EndpointEntry>| match old {
+                Some(old) if old.id == endpoint.id => old.adopt_until,
+                _ => now + ADOPT_SECONDS,
+            };
+            match &endpoint.place {
+                EndpointPlace::Interface { ifindex, .. } => {
+                    entry.adopt_until = enrolled(old.interfaces.get(ifindex));
+                    self.interfaces.insert(*ifindex, entry);
+                }
+                EndpointPlace::Cgroup { id, .. } => {
+                    entry.adopt_until = enrolled(old.cgroups.get(id));
+                    self.cgroups.insert(*id, entry);
+                }
+                EndpointPlace::NoWorkload { id } => {
+                    entry.flags |= endpoint_flag::NOT_ENROLLED;
+                    entry.adopt_until = 0;
+                    self.cgroups.insert(*id, entry);
+                }
+                EndpointPlace::Pending { id } => {
+                    entry.flags |= endpoint_flag::PENDING_CHILDREN;
+                    entry.adopt_until = 0;
+                    self.cgroups.insert(*id, entry);
+                }
+            }
+        }
+        for uplink in &desired.uplinks {
+            let adopt_until = old
+                .interfaces
+                .get(&uplink.ifindex)
+                .filter(|old| old.id == HOST_ENDPOINT)
+                .map_or(now + ADOPT_SECONDS, |old| old.adopt_until);
+            let mut flags = endpoint_flag::HOST;
+            if desired.node.audit {
+                flags |= endpoint_flag::AUDIT;
+            }
+            self.interfaces.insert(
+                uplink.ifindex,
+                EndpointEntry {
+                    id: HOST_ENDPOINT,
+                    identity: identity::HOST,
+                    sets: sets(identity::HOST),
+                    flags,
+                    adopt_until,
+                },
+            );
+        }
+    }
+
+    fn add_address(&mut self, address: IpAddr, entry: AddressEntry) {
+        match address {
+            IpAddr::V4(address) => {
+                self.addresses4.insert(address.octets(), entry);
+            }
+            IpAddr::V6(address) => {
+                self.addresses6.insert(address.octets(), entry);
+            }
+        }
+    }
+
+    fn add_prefix(&mut self, net: &IpNet, entry: AddressEntry) {
+        match net {
+            IpNet::V4(net) => {
+                let key = (u32::from(net.prefix_len()), net.network().octets());
+                self.prefixes4.insert(key, entry);
+            }
+            IpNet::V6(net) => {
+                let key = (u32::from(net.prefix_len()), net.network().octets());
+                self.prefixes6.insert(key, entry);
+            }
+        }
+    }
+
+    /// The node's configuration beside these contents, at a generation.
+    pub fn config(&self, desired: &Desired, generation: u32, block_at_tc: bool) -> Config {
+        let node = &desired.node;
+        let mut failsafe = [FailsafePort::default(); FAILSAFE_PORTS];
+        let count = node.failsafe.len().min(FAILSAFE_PORTS);
+        failsafe[..count].copy_from_slice(&node.failsafe[..count]);
+        let mut flags = 0;
+        for (wanted, flag) in [
+            (node.report_allowed, config_flag::REPORT_ALLOWED),
+            (node.full_denies, config_flag::FULL_DENIES),
+            (node.audit, config_flag::AUDIT),
+            (node.unknown_denies, config_flag::UNKNOWN_DENIES),
+            (block_at_tc, config_flag::BLOCK_AT_TC),
+        ] {
+            if wanted {
+                flags |= flag;
+            }
+        }
+        Config {
+            generation,
+            flags,
+            prefixes: [count_of(&self.prefixes4), count_of(&self.prefixes6)],
+            blocked: [count_of(&self.blocked4), count_of(&self.blocked6)],
+            report_limit: node.report_limit,
+            failsafe_count: u32::try_from(count).unwrap_or(0),
+            failsafe,
+        }
+    }
+}
+
+fn count_of<K, V>(map: &HashMap<K, V>) -> u32 {
+    u32::try_from(map.len()).unwrap_or(u32::MAX)
+}
+
+fn collect<K: Pod, V: Pod, M: Eq + Hash>(
+    table: &Table<K, V>,
+    key: impl Fn(K) -> M,
+) -> Result<HashMap<M, V>, TableError> {
+    let mut entries = HashMap::new();
+    table.for_each(|k, v| {
+        entries.insert(key(k), v);
+    })?;
+    Ok(entries)
+}
+
+/// Key of a prefix table.
+pub(super) fn prefix_key<A>((bits, address): (u32, A)) -> PrefixKey<A> {
+    PrefixKey { bits, address }
+}

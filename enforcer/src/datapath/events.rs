@@ -1,0 +1,62 @@
+//! The reader of the kernel's ring buffer.
+
+use std::io;
+
+use aya::maps::{MapData, RingBuf};
+use enforcer_common::event::Event;
+use tokio::io::unix::AsyncFd;
+
+/// Reads events as the kernel sends them.
+#[derive(Debug)]
+pub struct EventReader {
+    ring: Option<RingBuf<MapData>>,
+    ready: Option<AsyncFd<RingBuf<MapData>>>,
+    malformed: u64,
+}
+
+/// Events that one call hands over at most, so that a flood does not keep the task to itself.
+const BATCH: usize = 1024;
+
+impl EventReader {
+    pub(super) fn new(ring: RingBuf<MapData>) -> Self {
+        Self {
+            ring: Some(ring),
+            ready: None,
+            malformed: 0,
+        }
+    }
+
+    /// Waits for events and appends them to `out`; returns how many there were. Must be called
+    /// within a tokio runtime.
+    pub async fn next_batch(&mut self, out: &mut Vec<Event>) -> io::Result<usize> {
+        if let Some(ring) = self.ring.take() {
+            self.ready = Some(AsyncFd::new(ring)?);
+        }
+        let Some(ready) = self.ready.as_mut() else {
+            return Err(io::Error::other("the ring buffer could not be registered"));
+        };
+        loop {
+            let mut guard = ready.readable_mut().await?;
+            let before = out.len();
+            let ring = guard.get_inner_mut();
+            while out.len() - before < BATCH {
+                let Some(item) = ring.next() else {
+                    guard.clear_ready();
+                    break;
+                };
+                match bytemuck::try_pod_read_unaligned(&item) {
+                    Ok(event) => out.push(event),
+                    Err(_) => self.malformed += 1,
+                }
+            }
+            if out.len() > before {
+                return Ok(out.len() - before);
+            }
+        }
+    }
+
+    /// Events of a size that this version does not know.
+    pub fn malformed(&self) -> u64 {
+        self.malformed
+    }
+}
