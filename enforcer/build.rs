@@ -73,7 +73,9 @@ fn main() {
             "building the kernel programs failed ({status}); `cargo xtask setup` installs what \
              they need: bpf-linker and the source of the core library"
         )),
-        Err(error) => fail(&format!("cannot run cargo for the kernel programs: {error}")),
+        Err(error) => fail(&format!(
+            "cannot run cargo for the kernel programs: {error}"
+        )),
     }
     let built = target.join("bpfel-unknown-none/release/enforcer-ebpf");
     if let Err(error) = fs::copy(&built, &object) {

@@ -52,6 +52,10 @@ pub mod config_flag {
     pub const UNKNOWN_DENIES: u32 = 8;
     /// XDP is not attached: blocked sources are dropped at TC on the uplinks.
     pub const BLOCK_AT_TC: u32 = 16;
+    /// The cgroup hooks are not attached: the host endpoint's sockets are judged at TC too.
+    pub const SOCKETS_AT_TC: u32 = 32;
+    /// The host endpoint has a policy: sockets of no workload are judged by it.
+    pub const HOST_RESTRICTED: u32 = 64;
 }
 
 const _: () = assert!(size_of::<Config>() == 32 + 4 * FAILSAFE_PORTS);

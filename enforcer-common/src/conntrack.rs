@@ -34,8 +34,6 @@ const _: () = assert!(size_of::<FlowEntry>() == 24);
 pub mod flow_flag {
     /// The flow would be denied if its policy or node were in enforce mode.
     pub const AUDIT: u8 = 1;
-    /// Judged elsewhere (an enrolled cgroup's own hooks, or forwarded): passes here.
-    pub const DELEGATED: u8 = 2;
     /// Picked up in mid-stream: its opener was inferred.
     pub const ADOPTED: u8 = 4;
     /// A policy change denied it: only a reset may pass.

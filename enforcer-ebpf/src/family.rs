@@ -5,7 +5,7 @@ use enforcer_common::{
     address_entry::AddressEntry,
     blocked_entry::BlockedEntry,
     conntrack::FlowEntry,
-    flow_key::{Addr4, Addr6, FlowKey, mapped},
+    flow_key::{Addr4, Addr6, FlowKey},
 };
 
 use crate::table::{addresses, flows};
@@ -38,11 +38,12 @@ pub trait Family {
     /// The tuple under which the stack finds the socket that packets from `source` to
     /// `destination` are for. Ports in host byte order.
     fn tuple(
+        tuple: &mut bpf_sock_tuple,
         source: &Self::Addr,
         source_port: u16,
         destination: &Self::Addr,
         destination_port: u16,
-    ) -> bpf_sock_tuple;
+    );
     fn fib(params: &mut bpf_fib_lookup, source: &Self::Addr, destination: &Self::Addr);
 }
 
@@ -69,7 +70,10 @@ impl Family for V4 {
 
     #[inline(always)]
     fn mapped(address: &Addr4) -> Addr6 {
-        mapped(*address)
+        // As `flow_key::mapped`, but in words, which the compiler does not take to bytes.
+        let words = [0, 0, 0xffff_u32.to_be(), u32::from_ne_bytes(*address)];
+        // SAFETY: same size, and every byte pattern is an address.
+        unsafe { core::mem::transmute::<[u32; 4], Addr6>(words) }
     }
 
     #[inline(always)]
@@ -114,19 +118,18 @@ impl Family for V4 {
 
     #[inline(always)]
     fn tuple(
+        tuple: &mut bpf_sock_tuple,
         source: &Addr4,
         source_port: u16,
         destination: &Addr4,
         destination_port: u16,
-    ) -> bpf_sock_tuple {
-        // SAFETY: all bytes zero is a valid tuple.
-        let mut tuple: bpf_sock_tuple = unsafe { core::mem::zeroed() };
+    ) {
+        // SAFETY: the union's parts are plain integers.
         let part = unsafe { &mut tuple.__bindgen_anon_1.ipv4 };
         part.saddr = u32::from_ne_bytes(*source);
         part.daddr = u32::from_ne_bytes(*destination);
         part.sport = source_port.to_be();
         part.dport = destination_port.to_be();
-        tuple
     }
 
     #[inline(always)]
@@ -191,19 +194,18 @@ impl Family for V6 {
 
     #[inline(always)]
     fn tuple(
+        tuple: &mut bpf_sock_tuple,
         source: &Addr6,
         source_port: u16,
         destination: &Addr6,
         destination_port: u16,
-    ) -> bpf_sock_tuple {
-        // SAFETY: all bytes zero is a valid tuple.
-        let mut tuple: bpf_sock_tuple = unsafe { core::mem::zeroed() };
+    ) {
+        // SAFETY: the union's parts are plain integers.
         let part = unsafe { &mut tuple.__bindgen_anon_1.ipv6 };
         part.saddr = words(source);
         part.daddr = words(destination);
         part.sport = source_port.to_be();
         part.dport = destination_port.to_be();
-        tuple
     }
 
     #[inline(always)]

@@ -1,9 +1,12 @@
 //! Who the other side is, by the best proof at hand.
 
-use core::ffi::c_void;
+use core::{ffi::c_void, mem::MaybeUninit};
 
-use aya_ebpf::helpers::generated::{
-    bpf_sk_ancestor_cgroup_id, bpf_sk_lookup_tcp, bpf_sk_lookup_udp, bpf_sk_release,
+use aya_ebpf::{
+    bindings::bpf_sock_tuple,
+    helpers::generated::{
+        bpf_sk_ancestor_cgroup_id, bpf_sk_lookup_tcp, bpf_sk_lookup_udp, bpf_sk_release,
+    },
 };
 use enforcer_common::{
     Protocol,
@@ -15,6 +18,7 @@ use enforcer_common::{
 
 use crate::{
     family::Family,
+    parse::frame::Skb,
     table::{endpoints, sockets},
 };
 
@@ -46,48 +50,96 @@ pub fn by_address<F: Family>(config: &Config, address: &F::Addr) -> AddressEntry
     }
 }
 
-/// By the peer's own socket on this host: its cgroup is a fact of this kernel. `None` when
-/// there is no such socket or it belongs to no workload.
+/// By the peer's own socket on this host: its cgroup is a fact of this kernel. Returns the
+/// identity, or 0 when there is no such socket or it belongs to no workload.
 ///
-/// # Safety
-///
-/// `context` is the context of a program that may look up sockets.
-#[inline(always)]
-pub unsafe fn by_socket<F: Family>(
-    context: *mut c_void,
-    flow: &FlowKey<F::Addr>,
-    generation: u32,
-) -> Option<u32> {
+/// Programs at sockets (`AT_SOCKET`) may walk along the ancestors of the peer's cgroup; others
+/// have to take what was found when the peer's own packets were judged.
+#[inline(never)]
+pub fn by_socket<F: Family, const AT_SOCKET: bool>(skb: Skb, flow: &FlowKey<F::Addr>) -> u32 {
     // The socket that packets from the local to the remote side are for is the peer's,
     // whichever way this packet goes.
-    let mut tuple = F::tuple(&flow.local, flow.local_port, &flow.remote, flow.remote_port);
+    // SAFETY: all bytes zero is a valid tuple.
+    let mut tuple: bpf_sock_tuple = unsafe { MaybeUninit::zeroed().assume_init() };
+    F::tuple(
+        &mut tuple,
+        &flow.local,
+        flow.local_port,
+        &flow.remote,
+        flow.remote_port,
+    );
     // SAFETY: the tuple is as large as said; the reference is released below.
     let socket = unsafe {
         match flow.protocol {
-            Protocol::TCP => {
-                bpf_sk_lookup_tcp(context, &raw mut tuple, F::TUPLE_SIZE, CURRENT_NETNS, 0)
-            }
-            Protocol::UDP => {
-                bpf_sk_lookup_udp(context, &raw mut tuple, F::TUPLE_SIZE, CURRENT_NETNS, 0)
-            }
-            _ => return None,
+            Protocol::TCP => bpf_sk_lookup_tcp(
+                skb.0.cast(),
+                &raw mut tuple,
+                F::TUPLE_SIZE,
+                CURRENT_NETNS,
+                0,
+            ),
+            Protocol::UDP => bpf_sk_lookup_udp(
+                skb.0.cast(),
+                &raw mut tuple,
+                F::TUPLE_SIZE,
+                CURRENT_NETNS,
+                0,
+            ),
+            _ => return 0,
         }
     };
     if socket.is_null() {
-        return None;
+        return 0;
     }
     let socket = socket.cast::<c_void>();
     // SAFETY: not null, and held until the release.
     let cgroup = unsafe {
-        let remembered = sockets::existing(socket).and_then(|entry| {
-            ((*entry).resolved == generation).then(|| (*entry).cgroup)
-        });
-        let cgroup = match remembered {
-            Some(cgroup) => cgroup,
-            None => endpoints::nearest(|level| bpf_sk_ancestor_cgroup_id(socket, level)),
+        let cgroup = if AT_SOCKET {
+            endpoints::nearest(|level| bpf_sk_ancestor_cgroup_id(socket, level))
+        } else {
+            sockets::existing(socket).map_or(0, |entry| (*entry).cgroup)
         };
         bpf_sk_release(socket);
         cgroup
     };
-    endpoints::cgroup(cgroup).map(|endpoint| endpoint.identity)
+    endpoints::cgroup(cgroup).map_or(0, |endpoint| endpoint.identity)
+}
+
+/// Whether an arriving flow has a socket on this host: 1 or 0.
+#[inline(never)]
+pub fn has_receiver<F: Family>(skb: Skb, flow: &FlowKey<F::Addr>) -> u32 {
+    // SAFETY: all bytes zero is a valid tuple.
+    let mut tuple: bpf_sock_tuple = unsafe { MaybeUninit::zeroed().assume_init() };
+    F::tuple(
+        &mut tuple,
+        &flow.remote,
+        flow.remote_port,
+        &flow.local,
+        flow.local_port,
+    );
+    // SAFETY: the tuple is as large as said; the reference is released.
+    unsafe {
+        let socket = match flow.protocol {
+            Protocol::TCP => bpf_sk_lookup_tcp(
+                skb.0.cast(),
+                &raw mut tuple,
+                F::TUPLE_SIZE,
+                CURRENT_NETNS,
+                0,
+            ),
+            Protocol::UDP => bpf_sk_lookup_udp(
+                skb.0.cast(),
+                &raw mut tuple,
+                F::TUPLE_SIZE,
+                CURRENT_NETNS,
+                0,
+            ),
+            _ => return 0,
+        };
+        if socket.is_null() {
+            return 0;
+        }
+        bpf_sk_release(socket.cast());
+    }
+    1
 }

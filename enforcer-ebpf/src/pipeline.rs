@@ -1,7 +1,14 @@
 //! From a parsed packet to "passes" or "does not": conntrack first, then everything else.
 
-use core::ffi::c_void;
+use core::mem::MaybeUninit;
 
+use aya_ebpf::{
+    bindings::{
+        __sk_buff, BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NO_NEIGH,
+        BPF_FIB_LKUP_RET_SUCCESS, bpf_fib_lookup as FibParams,
+    },
+    helpers::generated::bpf_fib_lookup,
+};
 use enforcer_common::{
     Action, Decision, Direction, Judge, Protocol, Reason,
     address_entry::address_flag,
@@ -14,17 +21,21 @@ use enforcer_common::{
 };
 
 use crate::{
-    family::Family,
+    family::{Family, V4, V6},
     parse::{Packet, frame::Skb, kind, quoted::Quoted},
     peer,
     report::{Facts, report},
-    table::{endpoints, flows, fragments, policy},
+    table::{
+        config::{config, is_failsafe},
+        endpoints, flows, fragments, policy,
+    },
 };
 
 /// The loopback device has this index in every network namespace.
 const LOOPBACK: u32 = 1;
 
-/// Where a packet is judged.
+/// Where a packet is judged. Without holes, as [`Packet`].
+#[repr(C)]
 pub struct Place {
     /// Nanoseconds of the monotonic clock.
     pub now: u64,
@@ -41,23 +52,28 @@ pub struct Place {
     pub hook: u8,
     /// The way of the packet: a [`Direction`].
     pub direction: u8,
-    /// The verdict on this packet was reported by the socket hook.
-    pub reported: bool,
+    /// 1: the verdict on this packet was reported by the socket hook.
+    pub reported: u8,
+    pub pad: [u8; 4],
 }
 
-/// Whether a packet of an established, judged flow passes: one look-up. `None`: the slow way.
+const _: () = assert!(size_of::<Place>() == 40);
+
+/// Whether a packet belongs to an established, judged flow and passes: one look-up.
 #[inline(always)]
-pub fn established<F: Family>(
+fn established<F: Family>(
     config: &Config,
     packet: &Packet<F>,
     flow: &FlowKey<F::Addr>,
     direction: Direction,
     seconds: u32,
-) -> Option<u8> {
+) -> bool {
     if packet.kind == kind::ICMP_ERROR {
-        return None;
+        return false;
     }
-    let entry = F::flow(flow)?;
+    let Some(entry) = F::flow(flow) else {
+        return false;
+    };
     // SAFETY: a live map value. Other CPUs may change it too; every field stands alone.
     let entry = unsafe { &mut *entry };
     if entry.generation != config.generation
@@ -65,10 +81,10 @@ pub fn established<F: Family>(
         || entry.is_expired(packet.protocol, seconds)
         || entry.is_reopened_by(direction, packet.protocol, packet.tcp_flags)
     {
-        return None;
+        return false;
     }
     touch(entry, packet.protocol, packet.tcp_flags, direction, seconds);
-    Some(entry.flags)
+    true
 }
 
 /// Moves a flow on. Writes only what changes: a hot entry's cache line stays shared.
@@ -85,12 +101,9 @@ fn touch(entry: &mut FlowEntry, protocol: u8, tcp_flags: u8, direction: Directio
     }
 }
 
-/// Gives later fragments the ports of the first one.
-#[inline(always)]
-pub fn reassemble<F: Family>(packet: &mut Packet<F>, place: &Place) -> Result<(), Reason> {
-    if packet.kind != kind::FIRST_FRAGMENT && packet.kind != kind::LATER_FRAGMENT {
-        return Ok(());
-    }
+/// Gives later fragments the ports of the first one. Returns 1, or [`MALFORMED`] plus a reason.
+#[inline(never)]
+fn reassemble<F: Family>(packet: &mut Packet<F>, place: &Place) -> u32 {
     let key = FragmentKey {
         source: F::mapped(&packet.source),
         destination: F::mapped(&packet.destination),
@@ -107,28 +120,177 @@ pub fn reassemble<F: Family>(packet: &mut Packet<F>, place: &Place) -> Result<()
             seen: place.seconds,
         };
         fragments::keep(&key, &entry);
-        return Ok(());
+        return 1;
     }
     let Some(first) = fragments::find(&key, place.seconds) else {
-        return Err(Reason::FragmentUnknown);
+        return MALFORMED + Reason::FragmentUnknown as u32;
     };
     packet.source_port = first.source_port;
     packet.destination_port = first.destination_port;
     if packet.protocol == Protocol::TCP {
         packet.tcp_flags = tcp_flag::ACK;
     }
-    Ok(())
+    1
 }
 
-/// Everything but the established case. Returns 1 when the packet passes.
+/// A packet on its way through the pipeline. Without holes, as [`Packet`].
+#[repr(C)]
+pub struct Case<F: Family> {
+    facts: Facts,
+    packet: Packet<F>,
+    flow: FlowKey<F::Addr>,
+    notes: Notes,
+}
+
+/// What is found out on the way. Kept in the case's memory, of whose contents the verifier
+/// remembers nothing: paths that differ only here are one path to it.
+#[repr(C)]
+struct Notes {
+    /// 0 or 1 as [`Direction`]; 2: cannot be told.
+    opener: u8,
+    adopted: u8,
+    was_open: u8,
+    /// A [`State`].
+    state: u8,
+}
+
+const _: () = assert!(size_of::<Case<V4>>() == 48 + 32 + 24);
+const _: () = assert!(size_of::<Case<V6>>() == 48 + 56 + 48);
+
+/// The slow way as a global function, for each family and kind of hook: the verifier proves
+/// it once for any packet, and not for every path through the parser that leads to it.
+pub trait Slow: Quoted {
+    /// Judges a case at a socket's hook (`at_socket`) or at an interface.
+    fn judge(skb: Skb, place: &Place, case: &mut Case<Self>, at_socket: bool) -> u32;
+}
+
+macro_rules! global {
+    ($family:ident, $at_interface:ident, $at_socket:ident) => {
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        extern "C" fn $at_interface(
+            skb: *mut __sk_buff,
+            place: *const Place,
+            case: *mut Case<$family>,
+        ) -> u32 {
+            // SAFETY: the caller's own; the verifier wants the question to be asked.
+            match unsafe { (place.as_ref(), case.as_mut()) } {
+                (Some(place), Some(case)) => judge::<$family, false>(Skb(skb), place, case),
+                _ => 0,
+            }
+        }
+
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        extern "C" fn $at_socket(
+            skb: *mut __sk_buff,
+            place: *const Place,
+            case: *mut Case<$family>,
+        ) -> u32 {
+            // SAFETY: the caller's own; the verifier wants the question to be asked.
+            match unsafe { (place.as_ref(), case.as_mut()) } {
+                (Some(place), Some(case)) => judge::<$family, true>(Skb(skb), place, case),
+                _ => 0,
+            }
+        }
+
+        impl Slow for $family {
+            #[inline(always)]
+            fn judge(skb: Skb, place: &Place, case: &mut Case<Self>, at_socket: bool) -> u32 {
+                let place = core::ptr::from_ref(place);
+                if at_socket {
+                    $at_socket(skb.0, place, case)
+                } else {
+                    $at_interface(skb.0, place, case)
+                }
+            }
+        }
+    };
+}
+
+global!(V4, judge_interface4, judge_socket4);
+global!(V6, judge_interface6, judge_socket6);
+
+/// What [`walk`] returns for a packet that is refused for itself: this plus the [`Reason`].
+pub const MALFORMED: u32 = 0x100;
+
+/// Judges a packet whose IP header is at `offset`. Returns 0 (drop), 1 (pass), or
+/// [`MALFORMED`] plus a reason.
+///
+/// `AT_SOCKET`: called at a socket's own hook.
 #[inline(never)]
-pub fn judge<F: Quoted>(
+pub fn walk<F: Slow, const AT_SOCKET: bool>(
     skb: Skb,
     config: &Config,
     place: &Place,
-    packet: &Packet<F>,
-    flow: &FlowKey<F::Addr>,
+    offset: u32,
 ) -> u32 {
+    let mut case = MaybeUninit::<Case<F>>::uninit();
+    // SAFETY: plain integers; zeroed here, word by word, because a call to `memset` would be a
+    // loop over bytes.
+    let case = unsafe {
+        zero(case.as_mut_ptr().cast(), size_of::<Case<F>>() / 8);
+        case.assume_init_mut()
+    };
+    if let Err(reason) = F::parse(&skb, offset, &mut case.packet) {
+        return MALFORMED + reason as u32;
+    }
+    let direction = Direction::from_byte(place.direction);
+    // At a socket datagrams are whole: not sent in pieces yet, or put together already.
+    if !AT_SOCKET
+        && (case.packet.kind == kind::FIRST_FRAGMENT || case.packet.kind == kind::LATER_FRAGMENT)
+    {
+        let code = reassemble(&mut case.packet, place);
+        if code != 1 {
+            return code;
+        }
+    }
+    case.flow = case.packet.flow(place.space, place.scope, direction);
+    if established(config, &case.packet, &case.flow, direction, place.seconds) {
+        return 1;
+    }
+    if !AT_SOCKET
+        && place.space == space::HOST
+        && is_for_others::<F>(skb, config, place, &case.packet, &case.flow) == 1
+    {
+        return 1;
+    }
+    if case.packet.kind == kind::ICMP_ERROR && is_related::<F>(skb, place, &case.packet) == 1 {
+        return 1;
+    }
+    let passes = F::judge(skb, place, case, AT_SOCKET);
+    if case.facts.tell != 0 {
+        report::<F>(config, &case.flow, &case.facts);
+    }
+    passes
+}
+
+/// Writes `words` zero words.
+///
+/// # Safety
+///
+/// There is room for them at `start`, aligned to words.
+#[inline(always)]
+unsafe fn zero(start: *mut u64, words: usize) {
+    let mut index = 0;
+    while index < words {
+        // SAFETY: by the caller's promise. Volatile, so that the loop stays what it is.
+        unsafe { start.add(index).write_volatile(0) };
+        index += 1;
+    }
+}
+
+/// Everything but the established case. Returns 1 when the packet passes, and leaves what is
+/// to be reported in the case's facts.
+#[inline(always)]
+fn judge<F: Quoted, const AT_SOCKET: bool>(skb: Skb, place: &Place, case: &mut Case<F>) -> u32 {
+    let Some(config) = config() else { return 1 };
+    let Case {
+        facts,
+        packet,
+        flow,
+        notes,
+    } = case;
     let direction = Direction::from_byte(place.direction);
     let endpoint = if place.space == space::CGROUP {
         endpoints::cgroup(place.cgroup)
@@ -137,45 +299,35 @@ pub fn judge<F: Quoted>(
     };
     // No endpoint (any more): not ours to judge.
     let Some(endpoint) = endpoint else { return 1 };
-
-    if packet.kind == kind::ICMP_ERROR && is_related::<F>(skb, place, packet, direction) {
+    if is_infrastructure(packet, endpoint, place, direction) {
         return 1;
     }
-    if is_infrastructure(packet, &endpoint, place, direction) {
-        return 1;
-    }
-    let mut facts = Facts {
-        now: place.now,
-        cgroup: place.cgroup,
-        decision: Decision::new(Action::Deny, Reason::SourceGuard, 0),
-        endpoint: endpoint.id,
-        peer: identity::WORLD,
-        ifindex: place.ifindex,
-        length: packet.length,
-        port: packet.policy_port(direction, direction),
-        hook: place.hook,
-        tcp_flags: packet.tcp_flags,
-        direction: place.direction,
-        flags: 0,
-        opens: true,
-    };
+    facts.now = place.now;
+    facts.cgroup = place.cgroup;
+    facts.ifindex = place.ifindex;
+    facts.hook = place.hook;
+    facts.direction = place.direction;
+    facts.peer = identity::WORLD;
+    facts.endpoint = endpoint.id;
+    facts.length = packet.length;
+    facts.tcp_flags = packet.tcp_flags;
+    facts.port = packet.policy_port(direction, direction);
     let audit = endpoint.has(endpoint_flag::AUDIT);
     if place.space == space::INTERFACE
         && direction as u8 == Direction::Egress as u8
-        && !is_own_source::<F>(&packet.source, &endpoint)
+        && !is_own_source::<F>(&packet.source, endpoint)
     {
-        facts.decision = facts.decision.audited(audit);
-        report::<F>(config, flow, &facts);
-        if !audit {
-            return 0;
-        }
+        facts.decision = Decision::new(Action::Deny, Reason::SourceGuard, 0).audited(audit);
+        facts.tell = 1;
+        return u32::from(audit);
     }
 
     // What the flow's entry still tells: who opened it, and whether it was denied already.
-    let mut opener = opener_of::<F>(packet, flow, direction, &endpoint, place.seconds);
-    let mut adopted = opener.is_none();
-    let mut was_open = false;
-    let mut state = State::New;
+    let inferred = opener_of::<F>(packet, flow, direction, endpoint, place.seconds);
+    note(&mut notes.opener, inferred.map_or(2, |way| way as u8));
+    note(&mut notes.adopted, u8::from(inferred.is_none()));
+    note(&mut notes.was_open, 0);
+    note(&mut notes.state, State::New as u8);
     if packet.kind != kind::ICMP_ERROR
         && let Some(entry) = F::flow(flow)
     {
@@ -198,67 +350,80 @@ pub fn judge<F: Quoted>(
                 facts.peer = entry.peer;
                 facts.direction = entry.opener;
                 facts.port = packet.policy_port(direction, Direction::from_byte(entry.opener));
-                report::<F>(config, flow, &facts);
+                facts.tell = 1;
                 return 0;
             }
-            was_open = entry.flags & flow_flag::DENIED == 0;
-            opener = Some(Direction::from_byte(entry.opener));
-            adopted = entry.flags & flow_flag::ADOPTED != 0;
-            state = State::from_byte(entry.state);
+            note(
+                &mut notes.was_open,
+                u8::from(entry.flags & flow_flag::DENIED == 0),
+            );
+            note(&mut notes.opener, entry.opener & 1);
+            note(&mut notes.adopted, entry.flags & flow_flag::ADOPTED);
+            note(&mut notes.state, entry.state);
         }
     }
 
     let known = peer::by_address::<F>(config, &flow.remote);
     facts.peer = known.identity;
-    let same_host = match place.space {
-        // Whatever two processes of one host say to each other goes through the loopback
-        // device: a fact that no address can fake.
-        space::CGROUP => place.ifindex == LOOPBACK,
-        space::INTERFACE => known.flags & address_flag::LOCAL != 0,
-        _ => false,
+    // Whatever two processes of one host say to each other goes through the loopback device:
+    // a fact that no address can fake.
+    let same_host = if AT_SOCKET {
+        place.ifindex == LOOPBACK
+    } else {
+        place.space == space::INTERFACE && known.flags & address_flag::LOCAL != 0
     };
     if same_host {
-        // SAFETY: the program's context.
-        let proven =
-            unsafe { peer::by_socket::<F>(skb.0.cast::<c_void>(), flow, config.generation) };
-        if let Some(identity) = proven {
-            facts.peer = identity;
+        let proven = peer::by_socket::<F, AT_SOCKET>(skb, flow);
+        if proven != 0 {
+            facts.peer = proven;
         }
     }
 
-    let mut way = opener.unwrap_or(direction);
-    facts.decision = ask::<F>(&endpoint, facts.peer, packet, direction, way);
-    if opener.is_none() && facts.decision.action != Action::Allow as u8 {
-        let other = ask::<F>(&endpoint, facts.peer, packet, direction, way.reverse());
+    let unknown = read(&notes.opener) == 2;
+    let mut way = if unknown {
+        direction
+    } else {
+        Direction::from_byte(read(&notes.opener))
+    };
+    facts.decision = ask::<F>(endpoint, facts.peer, packet, direction, way);
+    if unknown && facts.decision.action != Action::Allow as u8 {
+        let other = ask::<F>(endpoint, facts.peer, packet, direction, way.reverse());
         if other.action == Action::Allow as u8 {
             facts.decision = other;
             way = way.reverse();
         }
     }
-    facts.direction = way as u8;
+    note(&mut facts.direction, way as u8);
+    let way = Direction::from_byte(read(&facts.direction));
+    let was_open = read(&notes.was_open) != 0;
     facts.port = packet.policy_port(direction, way);
     if facts.decision.action == Action::Deny as u8
         && endpoint.has(endpoint_flag::HOST)
-        && is_failsafe(config, packet.protocol, facts.port, way)
+        && is_failsafe(packet.protocol, facts.port, way)
     {
         facts.decision = Decision::new(Action::Allow, Reason::Failsafe, 0);
     }
     facts.decision = facts.decision.audited(audit);
+    facts.opens = u8::from(!was_open);
+    facts.tell = u8::from(place.reported == 0);
 
     let passes = facts.decision.passes();
-    let keeps = packet.kind == kind::PLAIN || packet.kind == kind::FIRST_FRAGMENT;
-    let mut full = false;
-    if keeps && (passes || was_open) {
+    if !passes && was_open {
+        facts.flags |= event_flag::BROKEN;
+        facts.tell = 1;
+    }
+    if (packet.kind == kind::PLAIN || packet.kind == kind::FIRST_FRAGMENT) && (passes || was_open) {
         let mut flags = 0;
         if facts.decision.action == Action::Audit as u8 {
             flags |= flow_flag::AUDIT;
         }
-        if adopted {
+        if read(&notes.adopted) != 0 {
             flags |= flow_flag::ADOPTED;
         }
         if !passes {
             flags |= flow_flag::DENIED;
         }
+        let mut state = State::from_byte(read(&notes.state));
         if packet.protocol == Protocol::TCP && !packet.is_open_request() && !was_open {
             state = State::Established;
         }
@@ -273,22 +438,30 @@ pub fn judge<F: Quoted>(
             flags,
             reason: facts.decision.reason,
         };
-        full = !F::keep(flow, &entry);
-    }
-    if !passes && was_open {
-        facts.flags |= event_flag::BROKEN;
-    }
-    if full && passes && config.flags & config_flag::FULL_DENIES != 0 {
-        facts.decision = Decision::new(Action::Deny, Reason::FlowTableFull, 0).audited(audit);
-    }
-    facts.opens = !was_open;
-    if !place.reported {
-        report::<F>(config, flow, &facts);
+        let kept = F::keep(flow, &entry);
+        if !kept && passes && config.flags & config_flag::FULL_DENIES != 0 {
+            facts.decision = Decision::new(Action::Deny, Reason::FlowTableFull, 0).audited(audit);
+            facts.tell = 1;
+        }
     }
     if packet.is_reset() && was_open {
         return 1;
     }
     u32::from(facts.decision.passes())
+}
+
+/// Writes a note so that the compiler cannot carry its value on in a register.
+#[inline(always)]
+fn note(field: &mut u8, value: u8) {
+    // SAFETY: a reference.
+    unsafe { core::ptr::write_volatile(field, value) }
+}
+
+/// Reads a note anew.
+#[inline(always)]
+fn read(field: &u8) -> u8 {
+    // SAFETY: a reference.
+    unsafe { core::ptr::read_volatile(field) }
 }
 
 /// The compiled policy's answer for a flow that was opened the way `way`.
@@ -300,15 +473,12 @@ fn ask<F: Family>(
     direction: Direction,
     way: Direction,
 ) -> Decision {
-    let question = Judge {
+    policy::decide(&Judge {
         set: endpoint.set(way),
         peer,
         protocol: packet.protocol,
         port: packet.policy_port(direction, way),
-    };
-    let mut decision = Decision::new(Action::Deny, Reason::NoPolicy, 0);
-    policy::decide(&question, &mut decision);
-    decision
+    })
 }
 
 /// Who opened the flow of a packet that has no entry. `None`: cannot be told.
@@ -340,23 +510,82 @@ fn opener_of<F: Family>(
 }
 
 /// Whether an ICMP error is about a flow that is open here.
-#[inline(always)]
-fn is_related<F: Quoted>(
-    skb: Skb,
-    place: &Place,
-    packet: &Packet<F>,
-    direction: Direction,
-) -> bool {
+#[inline(never)]
+fn is_related<F: Quoted>(skb: Skb, place: &Place, packet: &Packet<F>) -> u32 {
+    let direction = Direction::from_byte(place.direction);
     let Some(quoted) = F::quoted(&skb, packet.transport, place.space, place.scope, direction)
     else {
-        return false;
+        return 0;
     };
     let Some(entry) = F::flow(&quoted) else {
-        return false;
+        return 0;
     };
     // SAFETY: as in `established`.
     let entry = unsafe { &*entry };
-    entry.flags & flow_flag::DENIED == 0 && !entry.is_expired(quoted.protocol, place.seconds)
+    let open =
+        entry.flags & flow_flag::DENIED == 0 && !entry.is_expired(quoted.protocol, place.seconds);
+    u32::from(open)
+}
+
+/// Whether a packet at an uplink is not for the host endpoint to judge here: it is only
+/// forwarded, or it has a socket, whose own hooks judge it.
+#[inline(never)]
+fn is_for_others<F: Quoted>(
+    skb: Skb,
+    config: &Config,
+    place: &Place,
+    packet: &Packet<F>,
+    flow: &FlowKey<F::Addr>,
+) -> u32 {
+    let at_sockets = config.flags & config_flag::SOCKETS_AT_TC == 0;
+    if place.direction == Direction::Egress as u8 {
+        // SAFETY: the context of the program.
+        let (forwarded, socket) = unsafe {
+            (
+                (*skb.0).ingress_ifindex != 0,
+                !(*skb.0).__bindgen_anon_2.sk.is_null(),
+            )
+        };
+        return u32::from(forwarded || at_sockets && socket);
+    }
+    if at_sockets {
+        if packet.kind == kind::ICMP_ERROR {
+            if let Some(about) =
+                F::quoted(&skb, packet.transport, space::HOST, 0, Direction::Ingress)
+                && peer::has_receiver::<F>(skb, &about) == 1
+            {
+                return 1;
+            }
+        } else if peer::has_receiver::<F>(skb, flow) == 1 {
+            return 1;
+        }
+    }
+    is_forwarded::<F>(skb, place.ifindex, packet)
+}
+
+/// Whether a packet at an uplink is routed to elsewhere: 1 or 0.
+#[inline(never)]
+fn is_forwarded<F: Family>(skb: Skb, ifindex: u32, packet: &Packet<F>) -> u32 {
+    // SAFETY: all bytes zero is a valid question.
+    let mut question: FibParams = unsafe { core::mem::zeroed() };
+    question.family = F::AF;
+    question.ifindex = ifindex;
+    F::fib(&mut question, &packet.source, &packet.destination);
+    // SAFETY: the parameters are as large as said.
+    let answer = unsafe {
+        bpf_fib_lookup(
+            skb.0.cast(),
+            &raw mut question,
+            size_of::<FibParams>() as i32,
+            0,
+        )
+    };
+    // What has a route to elsewhere is forwarded, with or without a known neighbour, or too
+    // big for the next link; everything else is for this host, or for nobody.
+    let forwarded = answer == i64::from(BPF_FIB_LKUP_RET_SUCCESS)
+        || answer == i64::from(BPF_FIB_LKUP_RET_NO_NEIGH)
+        || answer == i64::from(BPF_FIB_LKUP_RET_FRAG_NEEDED);
+    u32::from(forwarded)
 }
 
 /// What every host needs before it can be asked who it is: neighbour discovery, multicast
@@ -420,22 +649,4 @@ fn is_own_source<F: Family>(source: &F::Addr, endpoint: &EndpointEntry) -> bool 
         Some(_) => false,
         None => !strict && !F::is_loopback(source),
     }
-}
-
-/// Whether the port is one that no policy can close on the host endpoint.
-#[inline(always)]
-fn is_failsafe(config: &Config, protocol: u8, port: u16, way: Direction) -> bool {
-    let mut index = 0;
-    while index < config.failsafe.len() {
-        let entry = &config.failsafe[index];
-        if entry.port == port
-            && entry.protocol == protocol
-            && entry.direction == way as u8
-            && (index as u32) < config.failsafe_count
-        {
-            return true;
-        }
-        index += 1;
-    }
-    false
 }

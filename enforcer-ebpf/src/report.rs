@@ -2,25 +2,29 @@
 
 use core::intrinsics::{AtomicOrdering, atomic_xadd};
 
-use aya_ebpf::helpers::{
-    bpf_get_current_comm, generated::bpf_get_current_pid_tgid,
-    generated::bpf_get_current_uid_gid,
+use aya_ebpf::helpers::generated::{
+    bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_current_uid_gid,
 };
 use enforcer_common::{
-    Action, Decision, Direction,
+    Action, Decision, Direction, Protocol,
     config::{Config, config_flag},
     denied_entry::{DeniedEntry, DeniedKey},
-    event::{Event, Hook, event_flag},
+    event::{Hook, event_flag},
     flow_key::FlowKey,
     verdict::decision_flag,
 };
 
 use crate::{
     family::Family,
-    table::{config::seconds, counters, denied},
+    table::{
+        config::seconds,
+        counters,
+        denied::{self, Begun},
+    },
 };
 
-/// What is known when a decision falls.
+/// What is known when a decision falls. Without holes, as [`crate::parse::Packet`].
+#[repr(C)]
 pub struct Facts {
     pub now: u64,
     pub cgroup: u64,
@@ -39,8 +43,12 @@ pub struct Facts {
     /// Bits of [`event_flag`].
     pub flags: u8,
     /// Whether an allowed flow is new, and so worth a report where the node asks for them.
-    pub opens: bool,
+    pub opens: u8,
+    /// Whether there is anything to count or report.
+    pub tell: u8,
 }
+
+const _: () = assert!(size_of::<Facts>() == 48);
 
 /// Counts a decision and reports it: a denied or audited flow when it is first seen, an
 /// allowed one if the node or the rule asks for it.
@@ -52,7 +60,9 @@ pub fn report<F: Family>(config: &Config, flow: &FlowKey<F::Addr>, facts: &Facts
     if facts.decision.action == Action::Allow as u8 {
         let wanted = config.flags & config_flag::REPORT_ALLOWED != 0
             || facts.decision.flags & decision_flag::LOG != 0;
-        if !wanted || !facts.opens || !denied::take_token(seconds(facts.now), config.report_limit)
+        if !wanted
+            || facts.opens == 0
+            || !denied::take_token(seconds(facts.now), config.report_limit)
         {
             return 0;
         }
@@ -70,18 +80,7 @@ pub fn report<F: Family>(config: &Config, flow: &FlowKey<F::Addr>, facts: &Facts
             pad: [0; 2],
         };
         if let Some(entry) = denied::counted(&key) {
-            // SAFETY: a live map value; words are aligned and changed atomically.
-            unsafe {
-                atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(
-                    &raw mut (*entry).packets,
-                    1,
-                );
-                atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(
-                    &raw mut (*entry).bytes,
-                    u64::from(facts.length),
-                );
-                (*entry).last = facts.now;
-            }
+            add(entry, facts);
             if flags & event_flag::BROKEN == 0 {
                 return 0;
             }
@@ -100,8 +99,15 @@ pub fn report<F: Family>(config: &Config, flow: &FlowKey<F::Addr>, facts: &Facts
                 ifindex: facts.ifindex,
                 cgroup: facts.cgroup,
             };
-            if denied::begin(&key, &entry) {
-                flags |= event_flag::COUNTED;
+            match denied::begin(&key, &entry) {
+                Begun::First => flags |= event_flag::COUNTED,
+                Begun::Again => {
+                    if let Some(entry) = denied::counted(&key) {
+                        add(entry, facts);
+                    }
+                    return 0;
+                }
+                Begun::Full => {}
             }
         }
     }
@@ -109,49 +115,60 @@ pub fn report<F: Family>(config: &Config, flow: &FlowKey<F::Addr>, facts: &Facts
     0
 }
 
+/// One packet more of a flow that is being counted.
+#[inline(always)]
+fn add(entry: *mut DeniedEntry, facts: &Facts) {
+    // SAFETY: a live map value; words are aligned and changed atomically.
+    unsafe {
+        atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(&raw mut (*entry).packets, 1);
+        atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(
+            &raw mut (*entry).bytes,
+            u64::from(facts.length),
+        );
+        (*entry).last = facts.now;
+    }
+}
+
 #[inline(never)]
 fn send<F: Family>(config: &Config, flow: &FlowKey<F::Addr>, facts: &Facts, flags: u8) -> u32 {
-    let mut event = Event {
-        time: facts.now,
-        cgroup: facts.cgroup,
-        local: F::mapped(&flow.local),
-        remote: F::mapped(&flow.remote),
-        endpoint: facts.endpoint,
-        peer: facts.peer,
-        rule: facts.decision.rule,
-        generation: config.generation,
-        ifindex: facts.ifindex,
-        pid: 0,
-        uid: 0,
-        length: facts.length,
-        local_port: flow.local_port,
-        remote_port: flow.remote_port,
-        protocol: flow.protocol,
-        tcp_flags: facts.tcp_flags,
-        direction: facts.direction,
-        action: facts.decision.action,
-        reason: facts.decision.reason,
-        hook: facts.hook,
-        flags,
-        family: F::VERSION,
-        program: [0; 16],
-        pad: 0,
-    };
-    if facts.port != 0 && flow.protocol != 6 && flow.local_port == flow.remote_port {
-        // ICMP: the identifier stands in the key; the record wants type and code.
-        event.remote_port = facts.port;
-    }
-    if facts.hook == Hook::Connect as u8 || facts.hook == Hook::Sendmsg as u8 {
-        // SAFETY: the helpers have no preconditions; at these hooks the current task is the
-        // caller.
-        unsafe {
-            event.pid = (bpf_get_current_pid_tgid() >> 32) as u32;
-            event.uid = bpf_get_current_uid_gid() as u32;
+    denied::send(|event| {
+        event.time = facts.now;
+        event.cgroup = facts.cgroup;
+        event.local = F::mapped(&flow.local);
+        event.remote = F::mapped(&flow.remote);
+        event.endpoint = facts.endpoint;
+        event.peer = facts.peer;
+        event.rule = facts.decision.rule;
+        event.generation = config.generation;
+        event.ifindex = facts.ifindex;
+        event.length = facts.length;
+        event.local_port = flow.local_port;
+        event.remote_port = flow.remote_port;
+        event.protocol = flow.protocol;
+        event.tcp_flags = facts.tcp_flags;
+        event.direction = facts.direction;
+        event.action = facts.decision.action;
+        event.reason = facts.decision.reason;
+        event.hook = facts.hook;
+        event.flags = flags;
+        event.family = if flow.protocol == 0 { 0 } else { F::VERSION };
+        if matches!(flow.protocol, Protocol::ICMP | Protocol::ICMPV6) {
+            // The key holds the identifier; the record wants type and code.
+            event.local_port = 0;
+            event.remote_port = facts.port;
         }
-        if let Ok(program) = bpf_get_current_comm() {
-            event.program = program;
+        if facts.hook == Hook::Connect as u8 || facts.hook == Hook::Sendmsg as u8 {
+            // SAFETY: the helpers have no preconditions; at these hooks the current task is
+            // the caller.
+            unsafe {
+                event.pid = (bpf_get_current_pid_tgid() >> 32) as u32;
+                event.uid = bpf_get_current_uid_gid() as u32;
+            }
+            // SAFETY: the buffer is as long as said, and in the ring's record.
+            unsafe {
+                bpf_get_current_comm(event.program.as_mut_ptr().cast(), 16);
+            }
         }
-    }
-    denied::send(&event);
+    });
     0
 }

@@ -8,20 +8,18 @@ use enforcer_common::{
     Action, Decision, Direction, Protocol, Reason,
     config::Config,
     event::Hook,
-    flow_key::space,
+    flow_key::{FlowKey, space},
     identity,
 };
 
 use crate::{
     family::{Family, V4, V6},
     parse::{
-        Packet,
         ethernet::{Payload, payload},
-        frame::Xdp,
-        ip4, ip6,
+        frame::{Frame, Skb, Xdp},
     },
     report::{Facts, report},
-    table::config::{config, now},
+    table::config::{config, is_failsafe, now},
 };
 
 /// Drops what comes from a blocked prefix, unless it is for a failsafe port.
@@ -31,37 +29,111 @@ pub fn uplink(ctx: &XdpContext) -> u32 {
         return XDP_PASS;
     };
     let frame = Xdp(ctx.ctx);
-    let ifindex = ctx.ingress_ifindex() as u32;
+    // Offsets are constants, tag by tag: see `Frame for Xdp`.
     let passes = match payload(&frame) {
-        Ok(Payload::Ip4(offset)) if config.blocked[0] != 0 => {
-            let Ok(packet) = ip4::packet(&frame, offset) else {
-                // Malformed: the next hook says so.
-                return XDP_PASS;
-            };
-            is_welcome::<V4>(config, &packet, ifindex)
-        }
-        Ok(Payload::Ip6(offset)) if config.blocked[1] != 0 => {
-            let Ok(packet) = ip6::packet(&frame, offset) else {
-                return XDP_PASS;
-            };
-            is_welcome::<V6>(config, &packet, ifindex)
-        }
-        _ => true,
+        Ok(Payload::Ip4(offset)) if config.blocked[0] != 0 => match offset {
+            14 => at_xdp::<V4, 14>(frame, config),
+            18 => at_xdp::<V4, 18>(frame, config),
+            _ => at_xdp::<V4, 22>(frame, config),
+        },
+        Ok(Payload::Ip6(offset)) if config.blocked[1] != 0 => match offset {
+            14 => at_xdp::<V6, 14>(frame, config),
+            18 => at_xdp::<V6, 18>(frame, config),
+            _ => at_xdp::<V6, 22>(frame, config),
+        },
+        _ => 1,
     };
-    if passes { XDP_PASS } else { XDP_DROP }
+    if passes == 1 { XDP_PASS } else { XDP_DROP }
+}
+
+#[inline(never)]
+fn at_xdp<F: Source, const OFFSET: u32>(frame: Xdp, config: &Config) -> u32 {
+    // SAFETY: the context of the program.
+    let ifindex = unsafe { (*frame.0).ingress_ifindex };
+    u32::from(is_welcome::<F>(&frame, config, OFFSET, ifindex, Hook::Xdp))
+}
+
+/// The same at TC, where XDP is turned off.
+#[inline(never)]
+pub fn at_tc<F: Source>(frame: Skb, config: &Config, offset: u32) -> u32 {
+    // SAFETY: the context of the program.
+    let ifindex = unsafe { (*frame.0).ifindex };
+    u32::from(is_welcome::<F>(&frame, config, offset, ifindex, Hook::Tc))
+}
+
+/// The little that a block list needs of a packet.
+pub trait Source: Family {
+    /// Offsets of the source, of the destination, and of the protocol, in the IP header, and
+    /// the length of a header without options.
+    const OFFSETS: [u32; 4];
+    /// Reads an address.
+    fn load(frame: &impl Frame, offset: u32) -> Result<Self::Addr, Reason>;
+}
+
+impl Source for V4 {
+    const OFFSETS: [u32; 4] = [12, 16, 9, 20];
+
+    #[inline(always)]
+    fn load(frame: &impl Frame, offset: u32) -> Result<Self::Addr, Reason> {
+        frame.load(offset)
+    }
+}
+
+impl Source for V6 {
+    const OFFSETS: [u32; 4] = [8, 24, 6, 40];
+
+    #[inline(always)]
+    fn load(frame: &impl Frame, offset: u32) -> Result<Self::Addr, Reason> {
+        frame.load(offset)
+    }
 }
 
 #[inline(always)]
-fn is_welcome<F: Family>(config: &Config, packet: &Packet<F>, ifindex: u32) -> bool {
-    let Some(blocked) = F::blocked(&packet.source) else {
+fn is_welcome<F: Source>(
+    frame: &impl Frame,
+    config: &Config,
+    offset: u32,
+    ifindex: u32,
+    hook: Hook,
+) -> bool {
+    let [source, destination, protocol, length] = F::OFFSETS;
+    // What is cut short is told by the next hook.
+    let Ok(source) = F::load(frame, offset + source) else {
         return true;
     };
-    if packet.protocol == Protocol::TCP && is_failsafe(config, packet.destination_port) {
+    let Some(blocked) = F::blocked(&source) else {
+        return true;
+    };
+    let Ok(destination) = F::load(frame, offset + destination) else {
+        return true;
+    };
+    let protocol = frame.load::<u8>(offset + protocol).unwrap_or(0);
+    let mut ports = [0, 0];
+    if Protocol::has_ports(protocol) {
+        // A header with options has its ports elsewhere: then no port is a failsafe one.
+        let plain = F::VERSION == 6 || frame.load::<u8>(offset) == Ok(0x45);
+        if plain && let Ok(bytes) = frame.load::<[u8; 4]>(offset + length) {
+            ports = [
+                u16::from_be_bytes([bytes[0], bytes[1]]),
+                u16::from_be_bytes([bytes[2], bytes[3]]),
+            ];
+        }
+    }
+    if protocol == Protocol::TCP && is_failsafe(Protocol::TCP, ports[1], Direction::Ingress) {
         return true;
     }
-    let decision = Decision::new(Action::Deny, Reason::Blocked, blocked.rule)
-        .audited(blocked.audit != 0);
-    let flow = packet.flow(space::HOST, 0, Direction::Ingress);
+    let decision =
+        Decision::new(Action::Deny, Reason::Blocked, blocked.rule).audited(blocked.audit != 0);
+    let flow = FlowKey {
+        scope: 0,
+        local: destination,
+        remote: source,
+        local_port: ports[1],
+        remote_port: ports[0],
+        protocol,
+        space: space::HOST,
+        pad: 0,
+    };
     let facts = Facts {
         now: now(),
         cgroup: 0,
@@ -69,31 +141,15 @@ fn is_welcome<F: Family>(config: &Config, packet: &Packet<F>, ifindex: u32) -> b
         endpoint: 1,
         peer: identity::WORLD,
         ifindex,
-        length: packet.length,
-        port: packet.policy_port(Direction::Ingress, Direction::Ingress),
-        hook: Hook::Xdp as u8,
-        tcp_flags: packet.tcp_flags,
+        length: frame.len().saturating_sub(offset),
+        port: ports[1],
+        hook: hook as u8,
+        tcp_flags: 0,
         direction: Direction::Ingress as u8,
         flags: 0,
-        opens: true,
+        opens: 1,
+        tell: 1,
     };
     report::<F>(config, &flow, &facts);
     decision.passes()
-}
-
-#[inline(always)]
-fn is_failsafe(config: &Config, port: u16) -> bool {
-    let mut index = 0;
-    while index < config.failsafe.len() {
-        let entry = &config.failsafe[index];
-        if entry.port == port
-            && entry.protocol == Protocol::TCP
-            && entry.direction == Direction::Ingress as u8
-            && (index as u32) < config.failsafe_count
-        {
-            return true;
-        }
-        index += 1;
-    }
-    false
 }

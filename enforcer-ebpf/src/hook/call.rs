@@ -4,11 +4,14 @@ use core::ffi::c_void;
 
 use aya_ebpf::{
     EbpfContext,
-    helpers::generated::{bpf_get_current_ancestor_cgroup_id, bpf_sk_lookup_tcp, bpf_sk_lookup_udp, bpf_sk_release},
+    bindings::bpf_sock_tuple,
+    helpers::generated::{
+        bpf_get_current_ancestor_cgroup_id, bpf_sk_lookup_tcp, bpf_sk_lookup_udp, bpf_sk_release,
+    },
     programs::SockAddrContext,
 };
 use enforcer_common::{
-    Action, Decision, Direction, Judge, Protocol, Reason,
+    Action, Direction, Judge, Protocol,
     address_entry::address_flag,
     config::Config,
     endpoint_entry::{EndpointEntry, endpoint_flag},
@@ -44,7 +47,7 @@ pub trait Destination: Family {
 /// Where a call is judged.
 pub struct Place {
     cgroup: u64,
-    endpoint: EndpointEntry,
+    endpoint: &'static EndpointEntry,
     hook: u8,
     protocol: u8,
     port: u16,
@@ -115,8 +118,7 @@ pub fn sendmsg<F: Destination>(ctx: &SockAddrContext) -> i32 {
 fn enter<F: Destination>(ctx: &SockAddrContext, hook: Hook) -> i32 {
     let Some(config) = config() else { return ALLOW };
     // SAFETY: the helper has no preconditions.
-    let cgroup =
-        endpoints::nearest(|level| unsafe { bpf_get_current_ancestor_cgroup_id(level) });
+    let cgroup = endpoints::nearest(|level| unsafe { bpf_get_current_ancestor_cgroup_id(level) });
     let Some(endpoint) = endpoints::cgroup(cgroup) else {
         return ALLOW;
     };
@@ -173,14 +175,12 @@ fn judge<F: Family>(
             None => return ALLOW,
         }
     }
-    let question = Judge {
+    let decision = policy::decide(&Judge {
         set: place.endpoint.set(Direction::Egress),
         peer,
         protocol: place.protocol,
         port: place.port,
-    };
-    let mut decision = Decision::new(Action::Deny, Reason::NoPolicy, 0);
-    policy::decide(&question, &mut decision);
+    });
     let decision = decision.audited(place.endpoint.has(endpoint_flag::AUDIT));
     if decision.action == Action::Allow as u8 {
         return ALLOW;
@@ -198,7 +198,8 @@ fn judge<F: Family>(
         tcp_flags: 0,
         direction: Direction::Egress as u8,
         flags: 0,
-        opens: true,
+        opens: 1,
+        tell: 1,
     };
     report::<F>(config, &flow, &facts);
     if !decision.passes() {
@@ -227,16 +228,14 @@ fn listener<F: Family>(
     generation: u32,
 ) -> Option<u64> {
     // A wildcard listener matches whatever the source is.
-    let mut tuple = F::tuple(&flow.remote, 1, &flow.remote, flow.remote_port);
+    // SAFETY: all bytes zero is a valid tuple.
+    let mut tuple: bpf_sock_tuple = unsafe { core::mem::zeroed() };
+    F::tuple(&mut tuple, &flow.remote, 1, &flow.remote, flow.remote_port);
     // SAFETY: the tuple is as large as said; the reference is released below.
     unsafe {
         let socket = match flow.protocol {
-            Protocol::TCP => {
-                bpf_sk_lookup_tcp(context, &raw mut tuple, F::TUPLE_SIZE, u64::MAX, 0)
-            }
-            Protocol::UDP => {
-                bpf_sk_lookup_udp(context, &raw mut tuple, F::TUPLE_SIZE, u64::MAX, 0)
-            }
+            Protocol::TCP => bpf_sk_lookup_tcp(context, &raw mut tuple, F::TUPLE_SIZE, u64::MAX, 0),
+            Protocol::UDP => bpf_sk_lookup_udp(context, &raw mut tuple, F::TUPLE_SIZE, u64::MAX, 0),
             _ => return None,
         };
         if socket.is_null() {

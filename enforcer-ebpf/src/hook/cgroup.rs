@@ -18,8 +18,8 @@ use enforcer_common::{
 
 use crate::{
     family::{V4, V6},
-    parse::{Packet, frame::{Frame, Skb}, ip4, ip6, quoted::Quoted},
-    pipeline::{Place, established, judge},
+    parse::frame::{Frame, Skb},
+    pipeline::{Place, walk},
     report::{Facts, report},
     table::{
         config::{config, now, seconds},
@@ -54,7 +54,13 @@ pub fn packet(ctx: &SkBuffContext, direction: Direction) -> i32 {
     if entry.resolved != config.generation {
         resolve(skb, entry, config.generation);
     }
-    if entry.cgroup == 0 {
+    // SAFETY: the context of the program.
+    let ifindex = unsafe { (*skb.0).ifindex };
+    let enrolled = entry.cgroup != 0;
+    if !enrolled
+        && (config.flags & config_flag::HOST_RESTRICTED == 0
+            || endpoints::interface(ifindex).is_none_or(|e| !e.has(endpoint_flag::HOST)))
+    {
         return PASS;
     }
     let now = now();
@@ -62,13 +68,14 @@ pub fn packet(ctx: &SkBuffContext, direction: Direction) -> i32 {
         now,
         cgroup: entry.cgroup,
         seconds: seconds(now),
-        // SAFETY: the context of the program.
-        ifindex: unsafe { (*skb.0).ifindex },
-        scope: entry.endpoint,
-        space: space::CGROUP,
+        ifindex,
+        scope: if enrolled { entry.endpoint } else { 0 },
+        // A socket of no workload that talks through an uplink: the host endpoint.
+        space: if enrolled { space::CGROUP } else { space::HOST },
         hook: Hook::Cgroup as u8,
         direction: direction as u8,
-        reported: entry.reported != 0,
+        reported: entry.reported,
+        pad: [0; 4],
     };
     if entry.reported != 0 {
         entry.reported = 0;
@@ -77,23 +84,21 @@ pub fn packet(ctx: &SkBuffContext, direction: Direction) -> i32 {
         if config.flags & config_flag::UNKNOWN_DENIES == 0 {
             return PASS;
         }
-        return i32::from(refuse(skb, config, &place, Reason::UnknownWorkload as u8) == 1);
+        return refuse(skb, config, &place, Reason::UnknownWorkload as u8) as i32;
     }
     let Ok(first) = skb.load::<u8>(0) else {
         return PASS;
     };
-    let passes = match first >> 4 {
-        4 => match ip4::packet(&skb, 0) {
-            Ok(packet) => walk::<V4>(skb, config, &place, &packet, direction),
-            Err(reason) => refuse(skb, config, &place, reason as u8) == 1,
-        },
-        6 => match ip6::packet(&skb, 0) {
-            Ok(packet) => walk::<V6>(skb, config, &place, &packet, direction),
-            Err(reason) => refuse(skb, config, &place, reason as u8) == 1,
-        },
-        _ => true,
+    let code = match first >> 4 {
+        4 => walk::<V4, true>(skb, config, &place, 0),
+        6 => walk::<V6, true>(skb, config, &place, 0),
+        _ => 1,
     };
-    if passes { PASS } else { DROP }
+    match code {
+        0 => DROP,
+        1 => PASS,
+        reason => refuse(skb, config, &place, reason as u8) as i32,
+    }
 }
 
 /// Finds the nearest enrolled cgroup of the packet's socket.
@@ -109,28 +114,16 @@ fn resolve(skb: Skb, entry: &mut SocketEntry, generation: u32) {
     entry.resolved = generation;
 }
 
-#[inline(always)]
-fn walk<F: Quoted>(
-    skb: Skb,
-    config: &Config,
-    place: &Place,
-    packet: &Packet<F>,
-    direction: Direction,
-) -> bool {
-    let flow = packet.flow(place.space, place.scope, direction);
-    if established(config, packet, &flow, direction, place.seconds).is_some() {
-        return true;
-    }
-    judge::<F>(skb, config, place, packet, &flow) == 1
-}
-
 /// A packet that is refused for itself, whatever policy says. Returns 1 when audit mode lets
 /// it through.
 #[inline(never)]
 fn refuse(skb: Skb, config: &Config, place: &Place, reason: u8) -> u32 {
-    let Some(endpoint) = endpoints::cgroup(place.cgroup) else {
-        return 1;
+    let endpoint = if place.space == space::CGROUP {
+        endpoints::cgroup(place.cgroup)
+    } else {
+        endpoints::interface(place.ifindex)
     };
+    let Some(endpoint) = endpoint else { return 1 };
     let mut decision = Decision::new(Action::Deny, Reason::Truncated, 0);
     decision.reason = reason;
     let facts = Facts {
@@ -147,7 +140,8 @@ fn refuse(skb: Skb, config: &Config, place: &Place, reason: u8) -> u32 {
         tcp_flags: 0,
         direction: place.direction,
         flags: 0,
-        opens: false,
+        opens: 0,
+        tell: 1,
     };
     let flow = FlowKey {
         scope: place.scope,

@@ -1,20 +1,9 @@
 //! TC on interfaces: links of workloads, and uplinks of the host.
 
-use core::ffi::c_void;
-
-use aya_ebpf::{
-    EbpfContext,
-    bindings::{BPF_FIB_LKUP_RET_SUCCESS, bpf_fib_lookup as FibParams},
-    helpers::generated::{
-        bpf_fib_lookup, bpf_sk_ancestor_cgroup_id, bpf_sk_lookup_tcp, bpf_sk_lookup_udp,
-        bpf_sk_release, bpf_skb_ancestor_cgroup_id,
-    },
-    programs::TcContext,
-};
+use aya_ebpf::programs::TcContext;
 use enforcer_common::{
-    Action, Decision, Direction, Protocol, Reason,
-    config::Config,
-    conntrack::{FlowEntry, State, flow_flag},
+    Action, Decision, Direction, Reason,
+    config::{Config, config_flag},
     endpoint_entry::endpoint_flag,
     event::Hook,
     flow_key::{FlowKey, space},
@@ -22,15 +11,13 @@ use enforcer_common::{
 };
 
 use crate::{
-    family::{Family, V4, V6},
+    family::{V4, V6},
+    hook::block,
     parse::{
-        Packet,
-        ethernet::{Payload, payload},
+        ethernet::{Payload, payload_of},
         frame::Skb,
-        ip4, ip6, kind,
-        quoted::Quoted,
     },
-    pipeline::{Place, established, judge, reassemble},
+    pipeline::{MALFORMED, Place, walk},
     report::{Facts, report},
     table::{
         config::{config, now, seconds},
@@ -71,152 +58,39 @@ fn enter(ctx: &TcContext, direction: Direction, space: u8) -> i32 {
         space,
         hook: Hook::Tc as u8,
         direction: direction as u8,
-        reported: false,
+        reported: 0,
+        pad: [0; 4],
     };
-    let passes = match payload(&skb) {
-        Ok(Payload::Ip4(offset)) => match ip4::packet(&skb, offset) {
-            Ok(mut packet) => walk::<V4>(ctx, skb, config, &place, &mut packet),
-            Err(reason) => Err(reason),
-        },
-        Ok(Payload::Ip6(offset)) => match ip6::packet(&skb, offset) {
-            Ok(mut packet) => walk::<V6>(ctx, skb, config, &place, &mut packet),
-            Err(reason) => Err(reason),
-        },
-        Ok(Payload::Other) => Ok(true),
-        Err(reason) => Err(reason),
-    };
-    match passes {
-        Ok(true) => NEXT,
-        Ok(false) => DROP,
-        Err(reason) => malformed(skb, config, &place, reason as u8),
-    }
-}
-
-#[inline(always)]
-fn walk<F: Quoted>(
-    ctx: &TcContext,
-    skb: Skb,
-    config: &Config,
-    place: &Place,
-    packet: &mut Packet<F>,
-) -> Result<bool, Reason> {
-    reassemble(packet, place)?;
-    let direction = Direction::from_byte(place.direction);
-    let flow = packet.flow(place.space, place.scope, direction);
-    if established(config, packet, &flow, direction, place.seconds).is_some() {
-        return Ok(true);
-    }
-    if place.space == space::HOST {
-        let delegated = match direction {
-            Direction::Egress => sent_by_other(skb),
-            Direction::Ingress => received_by_other::<F>(ctx, config, place, packet, &flow),
-        };
-        if delegated {
-            return Ok(true);
-        }
-    }
-    Ok(judge::<F>(skb, config, place, packet, &flow) == 1)
-}
-
-/// Whether a packet that leaves through an uplink is not the host endpoint's: forwarded, or
-/// of an enrolled cgroup, whose own hooks have judged it.
-#[inline(always)]
-fn sent_by_other(skb: Skb) -> bool {
-    // SAFETY: the context of the program.
-    if unsafe { (*skb.0).ingress_ifindex } != 0 {
-        return true;
-    }
-    // SAFETY: the context of the program.
-    endpoints::nearest(|level| unsafe { bpf_skb_ancestor_cgroup_id(skb.0, level) }) != 0
-}
-
-/// Whether a packet that arrives at an uplink is not the host endpoint's: to be forwarded, or
-/// for a socket of an enrolled cgroup, whose own hooks will judge it.
-#[inline(always)]
-fn received_by_other<F: Quoted>(
-    ctx: &TcContext,
-    config: &Config,
-    place: &Place,
-    packet: &Packet<F>,
-    flow: &FlowKey<F::Addr>,
-) -> bool {
-    let context = ctx.as_ptr();
-    if packet.kind == kind::ICMP_ERROR {
-        let skb = Skb(ctx.skb.skb);
-        let about = F::quoted(
-            &skb,
-            packet.transport,
-            space::HOST,
-            0,
-            Direction::Ingress,
-        );
-        if let Some(about) = about
-            && cgroup_of_receiver::<F>(context, &about) != 0
-        {
-            return true;
-        }
-    } else if cgroup_of_receiver::<F>(context, flow) != 0 {
-        if packet.protocol == Protocol::TCP && !packet.is_open_request() {
-            // Spares later packets the socket look-up. A request to open is never answered
-            // from here, so a port that changes hands is noticed.
-            let entry = FlowEntry {
-                generation: config.generation,
-                seen: place.seconds,
-                peer: 0,
-                rule: 0,
-                endpoint: 0,
-                opener: Direction::Ingress as u8,
-                state: State::Established as u8,
-                flags: flow_flag::DELEGATED,
-                reason: Reason::Related as u8,
-            };
-            F::keep(flow, &entry);
-        }
-        return true;
-    }
-    // SAFETY: all bytes zero is a valid question.
-    let mut params: FibParams = unsafe { core::mem::zeroed() };
-    params.family = F::AF;
-    params.ifindex = place.ifindex;
-    F::fib(&mut params, &packet.source, &packet.destination);
-    // SAFETY: the parameters are as large as said.
-    let answer = unsafe {
-        bpf_fib_lookup(
-            context,
-            &raw mut params,
-            size_of::<FibParams>() as i32,
-            // Ports and policy rules do not matter: only whether it is for this host.
-            0,
-        )
-    };
-    // What has a route to elsewhere is forwarded (with or without a known neighbour, or too
-    // big for the next link); everything else is for this host, or for nobody.
-    answer == i64::from(BPF_FIB_LKUP_RET_SUCCESS) || answer == 7 || answer == 8
-}
-
-/// The enrolled cgroup of the socket that an arriving flow is for, or 0.
-#[inline(always)]
-fn cgroup_of_receiver<F: Family>(context: *mut c_void, flow: &FlowKey<F::Addr>) -> u64 {
-    let mut tuple = F::tuple(&flow.remote, flow.remote_port, &flow.local, flow.local_port);
-    // SAFETY: the tuple is as large as said; the reference is released below.
-    unsafe {
-        let socket = match flow.protocol {
-            Protocol::TCP => {
-                bpf_sk_lookup_tcp(context, &raw mut tuple, F::TUPLE_SIZE, u64::MAX, 0)
+    let code = match payload_of(&skb) {
+        Ok(Payload::Ip4(offset)) => {
+            if blocks(config, &place, 0) && block::at_tc::<V4>(skb, config, offset) == 0 {
+                return DROP;
             }
-            Protocol::UDP => {
-                bpf_sk_lookup_udp(context, &raw mut tuple, F::TUPLE_SIZE, u64::MAX, 0)
-            }
-            _ => return 0,
-        };
-        if socket.is_null() {
-            return 0;
+            walk::<V4, false>(skb, config, &place, offset)
         }
-        let socket = socket.cast::<c_void>();
-        let cgroup = endpoints::nearest(|level| bpf_sk_ancestor_cgroup_id(socket, level));
-        bpf_sk_release(socket);
-        cgroup
+        Ok(Payload::Ip6(offset)) => {
+            if blocks(config, &place, 1) && block::at_tc::<V6>(skb, config, offset) == 0 {
+                return DROP;
+            }
+            walk::<V6, false>(skb, config, &place, offset)
+        }
+        Ok(Payload::Other) => 1,
+        Err(reason) => MALFORMED + reason as u32,
+    };
+    match code {
+        0 => DROP,
+        1 => NEXT,
+        reason => malformed(skb, config, &place, reason as u8),
     }
+}
+
+/// Whether the block list has to be asked here, because XDP does not.
+#[inline(always)]
+fn blocks(config: &Config, place: &Place, family: usize) -> bool {
+    config.flags & config_flag::BLOCK_AT_TC != 0
+        && config.blocked[family] != 0
+        && place.space == space::HOST
+        && place.direction == Direction::Ingress as u8
 }
 
 /// A frame that contradicts itself, or a fragment without its first one.
@@ -248,7 +122,8 @@ fn malformed(skb: Skb, config: &Config, place: &Place, reason: u8) -> i32 {
         tcp_flags: 0,
         direction: place.direction,
         flags: 0,
-        opens: false,
+        opens: 0,
+        tell: 1,
     };
     let flow = FlowKey {
         scope: place.scope,

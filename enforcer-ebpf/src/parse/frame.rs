@@ -21,8 +21,8 @@ unsafe impl Bytes for u8 {}
 unsafe impl Bytes for u16 {}
 // SAFETY: integers.
 unsafe impl Bytes for u32 {}
-// SAFETY: integers.
-unsafe impl<const N: usize> Bytes for [u8; N] {}
+// SAFETY: arrays of the above.
+unsafe impl<T: Bytes, const N: usize> Bytes for [T; N] {}
 
 /// A packet buffer.
 pub trait Frame {
@@ -30,25 +30,6 @@ pub trait Frame {
     fn len(&self) -> u32;
     /// Reads a value at an offset.
     fn load<T: Bytes>(&self, offset: u32) -> Result<T, Reason>;
-}
-
-/// Reads from the part of a buffer that is mapped.
-///
-/// # Safety
-///
-/// `data` and `end` are the context's packet pointers, read just now.
-#[inline(always)]
-unsafe fn direct<T: Bytes>(data: usize, end: usize, offset: u32) -> Option<T> {
-    // The verifier follows a packet pointer plus a bounded scalar.
-    if offset > 511 {
-        return None;
-    }
-    let at = data + offset as usize;
-    if at + size_of::<T>() > end {
-        return None;
-    }
-    // SAFETY: checked against the end above.
-    Some(unsafe { ptr::read_unaligned(at as *const T) })
 }
 
 /// A socket buffer.
@@ -64,18 +45,13 @@ impl Frame for Skb {
 
     #[inline(always)]
     fn load<T: Bytes>(&self, offset: u32) -> Result<T, Reason> {
-        // SAFETY: the context of the program.
-        let (data, end) = unsafe { ((*self.0).data as usize, (*self.0).data_end as usize) };
-        // SAFETY: the packet pointers.
-        if let Some(value) = unsafe { direct(data, end, offset) } {
-            return Ok(value);
-        }
         self.copy(offset)
     }
 }
 
 impl Skb {
-    /// Reads through the helper: also what lies in pages.
+    /// Reads through the helper: whatever part of the packet lies in pages, and at offsets
+    /// that the verifier could not follow in packet pointers.
     #[inline(always)]
     pub fn copy<T: Bytes>(&self, offset: u32) -> Result<T, Reason> {
         let mut value = MaybeUninit::<T>::uninit();
@@ -111,7 +87,12 @@ impl Frame for Xdp {
     fn load<T: Bytes>(&self, offset: u32) -> Result<T, Reason> {
         // SAFETY: the context of the program.
         let (data, end) = unsafe { ((*self.0).data as usize, (*self.0).data_end as usize) };
-        // SAFETY: the packet pointers.
-        unsafe { direct(data, end, offset) }.ok_or(Reason::Truncated)
+        // Constant offsets only: the verifier follows a packet pointer plus a constant.
+        let at = data + offset as usize;
+        if at + size_of::<T>() > end {
+            return Err(Reason::Truncated);
+        }
+        // SAFETY: checked against the end above.
+        Ok(unsafe { ptr::read_unaligned(at as *const T) })
     }
 }

@@ -1,14 +1,14 @@
 //! IPv6 and its extension headers (RFC 8200).
 
+use aya_ebpf::bindings::__sk_buff;
 use enforcer_common::{Protocol, Reason, flow_key::Addr6};
 
 use crate::{
     family::V6,
     parse::{
         Packet,
-        frame::Frame,
-        kind,
-        transport::{self, Fragment},
+        frame::{Frame, Skb},
+        kind, transport,
     },
 };
 
@@ -17,12 +17,14 @@ const EXTENSIONS: u32 = 6;
 
 /// Parses from the IP header at `offset` on.
 #[inline(always)]
-pub fn packet(frame: &impl Frame, offset: u32) -> Result<Packet<V6>, Reason> {
-    let head: [u8; 8] = frame.load(offset)?;
-    if head[0] >> 4 != 6 {
+pub fn packet(frame: &Skb, offset: u32, packet: &mut Packet<V6>) -> Result<(), Reason> {
+    // Words keep the compiler from moving the header byte by byte.
+    let words: [u32; 10] = frame.load(offset)?;
+    if words[0].to_ne_bytes()[0] >> 4 != 6 {
         return Err(Reason::BadHeader);
     }
-    let mut payload = u32::from(u16::from_be_bytes([head[4], head[5]]));
+    let [high, low, next, hop_limit] = words[1].to_ne_bytes();
+    let mut payload = u32::from(u16::from_be_bytes([high, low]));
     if payload == 0 && frame.len() - offset > 0xffff {
         // "BIG TCP": an offload super-packet too long for the field.
         payload = frame.len() - offset - 40;
@@ -30,42 +32,102 @@ pub fn packet(frame: &impl Frame, offset: u32) -> Result<Packet<V6>, Reason> {
     if offset + 40 + payload > frame.len() {
         return Err(Reason::Truncated);
     }
-    let source: Addr6 = frame.load(offset + 8)?;
-    let destination: Addr6 = frame.load(offset + 24)?;
-    let mut packet = Packet::new(source, destination);
-    packet.hop_limit = head[7];
+    packet.source = address([words[2], words[3], words[4], words[5]]);
+    packet.destination = address([words[6], words[7], words[8], words[9]]);
+    packet.hop_limit = hop_limit;
     packet.length = 40 + payload;
+    packet.protocol = next;
+    packet.transport = offset + 40;
     let end = offset + 40 + payload;
 
-    let mut next = head[6];
-    let mut at = offset + 40;
-    let mut fragment = Fragment::NONE;
-    let mut count = 0;
-    loop {
-        if !is_extension(next) {
-            break;
+    let mut fragment_offset = 0;
+    if is_extension(next) {
+        let chain = Chain::from_bits(extensions_global(
+            frame.0,
+            offset + 40,
+            u32::from(next),
+            end,
+        ))?;
+        packet.protocol = chain.protocol;
+        packet.transport = chain.transport;
+        if chain.fragment != 0 {
+            let header: [u8; 8] = frame.copy(chain.fragment)?;
+            let word = u16::from_be_bytes([header[2], header[3]]);
+            fragment_offset = word & 0xfff8;
+            packet.identification =
+                u32::from_be_bytes([header[4], header[5], header[6], header[7]]);
+            packet.kind = if fragment_offset == 0 {
+                kind::FIRST_FRAGMENT
+            } else {
+                kind::LATER_FRAGMENT
+            };
         }
-        if count == EXTENSIONS || at > 500 {
-            return Err(Reason::ExtensionHeaders);
+    }
+    let available = end.saturating_sub(packet.transport);
+    transport::header(frame, packet, available, fragment_offset)
+}
+
+#[inline(always)]
+fn address(words: [u32; 4]) -> Addr6 {
+    // SAFETY: same size, and every byte pattern is an address.
+    unsafe { core::mem::transmute(words) }
+}
+
+/// Where a chain of extension headers leads.
+struct Chain {
+    protocol: u8,
+    transport: u32,
+    /// Where the fragment header is, if the packet is a fragment.
+    fragment: u32,
+}
+
+const FAILED: u64 = 1 << 63;
+
+impl Chain {
+    /// Unpacks what [`extensions_global`] returns.
+    #[inline(always)]
+    fn from_bits(bits: u64) -> Result<Self, Reason> {
+        if bits & FAILED != 0 {
+            return Err(if bits as u8 == Reason::ExtensionHeaders as u8 {
+                Reason::ExtensionHeaders
+            } else {
+                Reason::Truncated
+            });
+        }
+        Ok(Self {
+            protocol: bits as u8,
+            transport: (bits >> 8) as u32 & 0xffff,
+            fragment: (bits >> 24) as u32 & 0xffff,
+        })
+    }
+}
+
+/// Follows the chain of extension headers. A global function (see [`crate::table::policy`]):
+/// the verifier walks the loop once.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn extensions_global(skb: *mut __sk_buff, start: u32, first: u32, end: u32) -> u64 {
+    let frame = Skb(skb);
+    let mut next = first as u8;
+    let mut at = start;
+    let mut fragment = 0;
+    let mut count = 0;
+    while is_extension(next) {
+        if count == EXTENSIONS {
+            return FAILED | Reason::ExtensionHeaders as u64;
         }
         count += 1;
-        let header: [u8; 8] = frame.load(at)?;
+        let Ok(header) = frame.copy::<[u8; 8]>(at) else {
+            return FAILED | Reason::Truncated as u64;
+        };
+        let mut later = false;
         let length = match next {
             Protocol::FRAGMENT => {
                 let word = u16::from_be_bytes([header[2], header[3]]);
-                fragment = Fragment {
-                    offset: word & 0xfff8,
-                    more: word & 1 != 0,
-                };
                 // An "atomic" fragment (RFC 6946) is whole.
                 if word & 0xfff9 != 0 {
-                    packet.identification =
-                        u32::from_be_bytes([header[4], header[5], header[6], header[7]]);
-                    packet.kind = if fragment.offset == 0 {
-                        kind::FIRST_FRAGMENT
-                    } else {
-                        kind::LATER_FRAGMENT
-                    };
+                    fragment = at;
+                    later = word & 0xfff8 != 0;
                 }
                 8
             }
@@ -74,17 +136,14 @@ pub fn packet(frame: &impl Frame, offset: u32) -> Result<Packet<V6>, Reason> {
         };
         next = header[0];
         at += length;
-        if at > end {
-            return Err(Reason::Truncated);
+        if at > end || at > 0xffff {
+            return FAILED | Reason::Truncated as u64;
         }
-        if packet.kind == kind::LATER_FRAGMENT {
+        if later {
             break;
         }
     }
-    packet.protocol = next;
-    packet.transport = at;
-    transport::header(frame, &mut packet, end - at, fragment)?;
-    Ok(packet)
+    u64::from(next) | u64::from(at) << 8 | u64::from(fragment) << 24
 }
 
 #[inline(always)]

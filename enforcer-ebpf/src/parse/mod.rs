@@ -9,17 +9,28 @@ pub mod quoted;
 pub mod transport;
 
 use enforcer_common::{
-    Direction, Protocol,
+    Direction, Protocol, Reason,
     conntrack::{is_open_request, tcp_flag},
     flow_key::{FlowKey, icmp_port},
 };
 
-use crate::family::Family;
+use crate::{
+    family::{Family, V4, V6},
+    parse::frame::Skb,
+};
 
-/// What a packet says of itself.
+/// What a packet says of itself. Without holes, because it crosses into global functions,
+/// whose arguments the verifier wants initialised to the last byte.
+#[repr(C)]
 pub struct Packet<F: Family> {
     pub source: F::Addr,
     pub destination: F::Addr,
+    /// Where the transport header begins, from the start of the frame.
+    pub transport: u32,
+    /// Bytes of the packet from the IP header on.
+    pub length: u32,
+    /// Identification of a fragment.
+    pub identification: u32,
     /// Ports in host byte order; both the identifier for ICMP echo; for other ICMP messages
     /// [`Packet::icmp`] and 0; else 0.
     pub source_port: u16,
@@ -32,12 +43,29 @@ pub struct Packet<F: Family> {
     pub kind: u8,
     /// IPv4 time to live, IPv6 hop limit.
     pub hop_limit: u8,
-    /// Where the transport header begins, from the start of the frame.
-    pub transport: u32,
-    /// Bytes of the packet from the IP header on.
-    pub length: u32,
-    /// Identification of a fragment.
-    pub identification: u32,
+    pub pad: u16,
+}
+
+const _: () = assert!(size_of::<Packet<V4>>() == 8 + 24 && size_of::<Packet<V6>>() == 32 + 24);
+
+/// An address family whose packets can be parsed.
+pub trait Parse: Family + Sized {
+    /// Parses from the IP header at `offset` on.
+    fn parse(frame: &Skb, offset: u32, packet: &mut Packet<Self>) -> Result<(), Reason>;
+}
+
+impl Parse for V4 {
+    #[inline(always)]
+    fn parse(frame: &Skb, offset: u32, packet: &mut Packet<Self>) -> Result<(), Reason> {
+        ip4::packet(frame, offset, packet)
+    }
+}
+
+impl Parse for V6 {
+    #[inline(always)]
+    fn parse(frame: &Skb, offset: u32, packet: &mut Packet<Self>) -> Result<(), Reason> {
+        ip6::packet(frame, offset, packet)
+    }
 }
 
 /// Kinds of packets.
@@ -53,24 +81,6 @@ pub mod kind {
 }
 
 impl<F: Family> Packet<F> {
-    #[inline(always)]
-    pub fn new(source: F::Addr, destination: F::Addr) -> Self {
-        Self {
-            source,
-            destination,
-            source_port: 0,
-            destination_port: 0,
-            icmp: 0,
-            protocol: 0,
-            tcp_flags: 0,
-            kind: kind::PLAIN,
-            hop_limit: 0,
-            transport: 0,
-            length: 0,
-            identification: 0,
-        }
-    }
-
     /// The flow, seen from the endpoint.
     #[inline(always)]
     pub fn flow(&self, space: u8, scope: u32, direction: Direction) -> FlowKey<F::Addr> {

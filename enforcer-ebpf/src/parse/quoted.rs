@@ -7,12 +7,12 @@ use enforcer_common::{
 
 use crate::{
     family::{Family, V4, V6},
-    parse::frame::Skb,
+    parse::{Parse, frame::Skb},
 };
 
 /// The flow that an ICMP error is about, seen from the endpoint, and the way of the quoted
 /// packet. The error travels against it.
-pub trait Quoted: Family + Sized {
+pub trait Quoted: Parse {
     /// Reads the quoted packet behind the ICMP header at `transport`.
     fn quoted(
         frame: &Skb,

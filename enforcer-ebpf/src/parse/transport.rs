@@ -4,37 +4,25 @@ use enforcer_common::{Protocol, Reason, conntrack::tcp_flag, flow_key::icmp_port
 
 use crate::{
     family::Family,
-    parse::{Packet, frame::Frame, kind},
+    parse::{
+        Packet,
+        frame::{Frame, Skb},
+        kind,
+    },
 };
 
-/// The place of a packet in its datagram.
-#[derive(Clone, Copy)]
-pub struct Fragment {
-    /// In bytes.
-    pub offset: u16,
-    /// Others follow.
-    pub more: bool,
-}
-
-impl Fragment {
-    /// A whole datagram.
-    pub const NONE: Self = Self {
-        offset: 0,
-        more: false,
-    };
-}
-
 /// Reads what the transport header of `available` bytes says into the packet.
+/// `fragment_offset`: place of the packet in its datagram, in bytes.
 #[inline(always)]
 pub fn header<F: Family>(
-    frame: &impl Frame,
+    frame: &Skb,
     packet: &mut Packet<F>,
     available: u32,
-    fragment: Fragment,
+    fragment_offset: u16,
 ) -> Result<(), Reason> {
     if packet.kind == kind::LATER_FRAGMENT {
         // RFC 3128: a TCP fragment at offset 8 would overwrite the flags of the first one.
-        if packet.protocol == Protocol::TCP && fragment.offset < 20 {
+        if packet.protocol == Protocol::TCP && fragment_offset < 20 {
             return Err(Reason::FragmentTiny);
         }
         return Ok(());
@@ -49,14 +37,13 @@ pub fn header<F: Family>(
             if available < 20 {
                 return Err(short);
             }
-            let head: [u8; 14] = frame.load(packet.transport)?;
-            packet.source_port = u16::from_be_bytes([head[0], head[1]]);
-            packet.destination_port = u16::from_be_bytes([head[2], head[3]]);
-            let length = u32::from(head[12] >> 4) * 4;
-            let flags = head[13];
+            let words: [u16; 7] = frame.load(packet.transport)?;
+            packet.source_port = u16::from_be(words[0]);
+            packet.destination_port = u16::from_be(words[1]);
+            let [length, flags] = words[6].to_ne_bytes();
+            let length = u32::from(length >> 4) * 4;
             packet.tcp_flags = flags;
-            let wrong = flags & tcp_flag::SYN != 0
-                && flags & (tcp_flag::FIN | tcp_flag::RST) != 0
+            let wrong = flags & tcp_flag::SYN != 0 && flags & (tcp_flag::FIN | tcp_flag::RST) != 0
                 || flags & (tcp_flag::SYN | tcp_flag::ACK | tcp_flag::RST | tcp_flag::FIN) == 0;
             if length < 20 || wrong {
                 return Err(Reason::BadHeader);
@@ -69,10 +56,10 @@ pub fn header<F: Family>(
             if available < 8 {
                 return Err(short);
             }
-            let head: [u8; 6] = frame.load(packet.transport)?;
-            packet.source_port = u16::from_be_bytes([head[0], head[1]]);
-            packet.destination_port = u16::from_be_bytes([head[2], head[3]]);
-            let length = u32::from(u16::from_be_bytes([head[4], head[5]]));
+            let words: [u16; 3] = frame.load(packet.transport)?;
+            packet.source_port = u16::from_be(words[0]);
+            packet.destination_port = u16::from_be(words[1]);
+            let length = u16::from_be(words[2]);
             // UDP-Lite has its checksum coverage there; 0 means all (RFC 3828) and, for UDP
             // over IPv6, a jumbogram or an offload super-packet.
             if packet.protocol == Protocol::UDP && length != 0 && length < 8 {
@@ -83,9 +70,9 @@ pub fn header<F: Family>(
             if available < 12 {
                 return Err(short);
             }
-            let head: [u8; 4] = frame.load(packet.transport)?;
-            packet.source_port = u16::from_be_bytes([head[0], head[1]]);
-            packet.destination_port = u16::from_be_bytes([head[2], head[3]]);
+            let words: [u16; 2] = frame.load(packet.transport)?;
+            packet.source_port = u16::from_be(words[0]);
+            packet.destination_port = u16::from_be(words[1]);
         }
         Protocol::ICMP | Protocol::ICMPV6 => {
             if available < 8 && !(packet.protocol == Protocol::ICMPV6 && available >= 4) {

@@ -1,11 +1,7 @@
 //! What holds for the whole node, and the clock.
 
-use aya_ebpf::{
-    btf_maps::Array,
-    helpers::generated::bpf_ktime_get_coarse_ns,
-    macros::btf_map,
-};
-use enforcer_common::config::Config;
+use aya_ebpf::{btf_maps::Array, helpers::generated::bpf_ktime_get_coarse_ns, macros::btf_map};
+use enforcer_common::{Direction, config::Config};
 
 #[btf_map]
 static CONFIG: Array<Config, 1> = Array::new();
@@ -27,4 +23,31 @@ pub fn now() -> u64 {
 #[inline(always)]
 pub fn seconds(now: u64) -> u32 {
     (now / 1_000_000_000) as u32
+}
+
+/// Whether the port is one that no policy can close on the host endpoint: 1 or 0. A global
+/// function (see [`crate::table::policy`]): the verifier walks the loop once.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn failsafe_global(protocol: u32, port: u32, direction: u32) -> u32 {
+    let Some(config) = config() else { return 0 };
+    let mut index = 0;
+    while index < config.failsafe.len() {
+        let entry = &config.failsafe[index];
+        if u32::from(entry.port) == port
+            && u32::from(entry.protocol) == protocol
+            && u32::from(entry.direction) == direction
+            && (index as u32) < config.failsafe_count
+        {
+            return 1;
+        }
+        index += 1;
+    }
+    0
+}
+
+/// Whether the port is one that no policy can close on the host endpoint.
+#[inline(always)]
+pub fn is_failsafe(protocol: u8, port: u16, direction: Direction) -> bool {
+    failsafe_global(u32::from(protocol), u32::from(port), direction as u32) == 1
 }

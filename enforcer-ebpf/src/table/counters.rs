@@ -33,7 +33,11 @@ pub fn count(decision: Decision, direction: Direction, bytes: u32) {
     {
         add(counter, bytes);
     }
-    let slot = verdict_slot(decision.reason, Action::from_byte(decision.action), direction);
+    let slot = verdict_slot(
+        decision.reason,
+        Action::from_byte(decision.action),
+        direction,
+    );
     if let Some(counter) = VERDICTS.get_ptr_mut(slot) {
         add(counter, bytes);
     }

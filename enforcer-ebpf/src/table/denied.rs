@@ -1,6 +1,7 @@
 //! Denied and audited flows, the tokens that bound first reports, and the ring buffer.
 
 use aya_ebpf::{
+    bindings::BPF_NOEXIST,
     btf_maps::{HashMap, PerCpuArray, RingBuf},
     macros::btf_map,
 };
@@ -55,20 +56,41 @@ pub fn counted(key: &DeniedKey) -> Option<*mut DeniedEntry> {
     DENIED.get_ptr_mut(key)
 }
 
-/// Begins to count a flow. `false` (counted as a loss): no room.
-#[inline(always)]
-pub fn begin(key: &DeniedKey, entry: &DeniedEntry) -> bool {
-    let kept = DENIED.insert(key, entry, 0).is_ok();
-    if !kept {
-        lose(Loss::DeniedTableFull);
-    }
-    kept
+/// How an attempt to begin counting a flow ended.
+pub enum Begun {
+    /// This packet is the flow's first.
+    First,
+    /// Another CPU was faster: the packet is one more.
+    Again,
+    /// No room, which is counted as a loss.
+    Full,
 }
 
-/// Sends an event; a full ring is counted.
+/// Begins to count a flow.
 #[inline(always)]
-pub fn send(event: &Event) {
-    if EVENTS.output(event, 0).is_err() {
-        lose(Loss::RingFull);
+pub fn begin(key: &DeniedKey, entry: &DeniedEntry) -> Begun {
+    match DENIED.insert(key, entry, BPF_NOEXIST as u64) {
+        Ok(()) => Begun::First,
+        // -EEXIST
+        Err(-17) => Begun::Again,
+        Err(_) => {
+            lose(Loss::DeniedTableFull);
+            Begun::Full
+        }
     }
+}
+
+/// Sends an event that `fill` writes in place; a full ring is counted.
+#[inline(always)]
+pub fn send(fill: impl FnOnce(&mut Event)) {
+    let Some(mut entry) = EVENTS.reserve(0) else {
+        lose(Loss::RingFull);
+        return;
+    };
+    // SAFETY: all bytes zero is a valid event.
+    unsafe {
+        entry.as_mut_ptr().write(core::mem::zeroed());
+        fill(entry.assume_init_mut());
+    }
+    entry.submit(0);
 }

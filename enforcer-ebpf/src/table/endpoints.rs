@@ -8,24 +8,24 @@ static INTERFACES: HashMap<u32, EndpointEntry, 1024, { BPF_F_NO_PREALLOC as usiz
     HashMap::new();
 
 #[btf_map]
-static CGROUPS: HashMap<u64, EndpointEntry, 1024, { BPF_F_NO_PREALLOC as usize }> =
-    HashMap::new();
+static CGROUPS: HashMap<u64, EndpointEntry, 1024, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
 
 /// How deep below the root of the hierarchy a workload's cgroup may be.
 pub const DEPTH: i32 = 16;
 
 /// The endpoint behind an interface.
 #[inline(always)]
-pub fn interface(ifindex: u32) -> Option<EndpointEntry> {
-    // SAFETY: copied at once.
-    unsafe { INTERFACES.get(ifindex) }.copied()
+pub fn interface(ifindex: u32) -> Option<&'static EndpointEntry> {
+    // SAFETY: an update puts a new entry in the place of the old one, which lives on until no
+    // program reads it (the map is not preallocated).
+    unsafe { INTERFACES.get(ifindex) }
 }
 
 /// The endpoint of a cgroup itself.
 #[inline(always)]
-pub fn cgroup(id: u64) -> Option<EndpointEntry> {
-    // SAFETY: copied at once.
-    unsafe { CGROUPS.get(id) }.copied()
+pub fn cgroup(id: u64) -> Option<&'static EndpointEntry> {
+    // SAFETY: as above.
+    unsafe { CGROUPS.get(id) }
 }
 
 /// The nearest enrolled one in a chain of cgroups, given the ancestor's id at each level (0

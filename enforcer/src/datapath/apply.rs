@@ -47,9 +47,11 @@ impl<K: Pod, V: Pod + PartialEq> Change<K, V> {
                 }
             }
         }
-        change
-            .remove
-            .extend(old.keys().filter(|name| !new.contains_key(name)).map(|n| key(*n)));
+        change.remove.extend(
+            old.keys()
+                .filter(|name| !new.contains_key(name))
+                .map(|n| key(*n)),
+        );
         change
     }
 
@@ -63,10 +65,7 @@ impl<K: Pod, V: Pod + PartialEq> Change<K, V> {
 
     /// Undoes [`Change::write`], as far as it came.
     fn undo(&self, table: &Table<K, V>) {
-        for outcome in [
-            table.set_all(&self.replaced),
-            table.remove_all(&self.added),
-        ] {
+        for outcome in [table.set_all(&self.replaced), table.remove_all(&self.added)] {
             if let Err(error) = outcome {
                 // Entries of sets that no endpoint uses do no harm, and the next change that
                 // is applied removes them.
@@ -82,14 +81,29 @@ impl<K: Pod, V: Pod + PartialEq> Change<K, V> {
 
 /// The difference between two contents.
 pub(super) struct Plan {
-    policies: Change<enforcer_common::policy_key::PolicyKey, enforcer_common::policy_key::PolicyEntry>,
+    policies:
+        Change<enforcer_common::policy_key::PolicyKey, enforcer_common::policy_key::PolicyEntry>,
     ports: Change<enforcer_common::policy_key::PortKey, enforcer_common::Decision>,
-    addresses4: Change<enforcer_common::flow_key::Addr4, enforcer_common::address_entry::AddressEntry>,
-    addresses6: Change<enforcer_common::flow_key::Addr6, enforcer_common::address_entry::AddressEntry>,
-    prefixes4: Change<enforcer_common::flow_key::PrefixKey<[u8; 4]>, enforcer_common::address_entry::AddressEntry>,
-    prefixes6: Change<enforcer_common::flow_key::PrefixKey<[u8; 16]>, enforcer_common::address_entry::AddressEntry>,
-    blocked4: Change<enforcer_common::flow_key::PrefixKey<[u8; 4]>, enforcer_common::blocked_entry::BlockedEntry>,
-    blocked6: Change<enforcer_common::flow_key::PrefixKey<[u8; 16]>, enforcer_common::blocked_entry::BlockedEntry>,
+    addresses4:
+        Change<enforcer_common::flow_key::Addr4, enforcer_common::address_entry::AddressEntry>,
+    addresses6:
+        Change<enforcer_common::flow_key::Addr6, enforcer_common::address_entry::AddressEntry>,
+    prefixes4: Change<
+        enforcer_common::flow_key::PrefixKey<[u8; 4]>,
+        enforcer_common::address_entry::AddressEntry,
+    >,
+    prefixes6: Change<
+        enforcer_common::flow_key::PrefixKey<[u8; 16]>,
+        enforcer_common::address_entry::AddressEntry,
+    >,
+    blocked4: Change<
+        enforcer_common::flow_key::PrefixKey<[u8; 4]>,
+        enforcer_common::blocked_entry::BlockedEntry,
+    >,
+    blocked6: Change<
+        enforcer_common::flow_key::PrefixKey<[u8; 16]>,
+        enforcer_common::blocked_entry::BlockedEntry,
+    >,
     cgroups: Change<u64, enforcer_common::endpoint_entry::EndpointEntry>,
     interfaces: Change<u32, enforcer_common::endpoint_entry::EndpointEntry>,
 }

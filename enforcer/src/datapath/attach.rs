@@ -235,14 +235,9 @@ impl Programs {
         }
         // It is there already more often than not, and the answer does not say so reliably.
         let qdisc = tc::qdisc_add_clsact(interface);
-        let there = SchedClassifierLink::attached(
-            interface,
-            side,
-            CLSACT_PRIORITY,
-            CLSACT_HANDLE,
-            None,
-        )
-        .map_err(|e| failed(Box::new(e)))?;
+        let there =
+            SchedClassifierLink::attached(interface, side, CLSACT_PRIORITY, CLSACT_HANDLE, None)
+                .map_err(|e| failed(Box::new(e)))?;
         let attached = match program.attach_to_link(there) {
             Ok(id) => Ok(id),
             Err(_) => program.attach_with_options(

@@ -1,10 +1,6 @@
 //! The contents of the maps that user space writes: as they are, and as they should be.
 
-use std::{
-    collections::HashMap,
-    hash::Hash,
-    net::IpAddr,
-};
+use std::{collections::HashMap, hash::Hash, net::IpAddr};
 
 use bytemuck::Pod;
 use enforcer_common::{
@@ -216,11 +212,22 @@ impl Contents {
     }
 
     /// The node's configuration beside these contents, at a generation.
-    pub fn config(&self, desired: &Desired, generation: u32, block_at_tc: bool) -> Config {
+    pub fn config(
+        &self,
+        desired: &Desired,
+        generation: u32,
+        block_at_tc: bool,
+        sockets_at_tc: bool,
+    ) -> Config {
         let node = &desired.node;
         let mut failsafe = [FailsafePort::default(); FAILSAFE_PORTS];
         let count = node.failsafe.len().min(FAILSAFE_PORTS);
         failsafe[..count].copy_from_slice(&node.failsafe[..count]);
+        let restricted = desired
+            .image
+            .sets
+            .get(&identity::HOST)
+            .is_some_and(|sets| sets.numbers != [ALLOW_ALL; 2]);
         let mut flags = 0;
         for (wanted, flag) in [
             (node.report_allowed, config_flag::REPORT_ALLOWED),
@@ -228,6 +235,8 @@ impl Contents {
             (node.audit, config_flag::AUDIT),
             (node.unknown_denies, config_flag::UNKNOWN_DENIES),
             (block_at_tc, config_flag::BLOCK_AT_TC),
+            (sockets_at_tc, config_flag::SOCKETS_AT_TC),
+            (restricted, config_flag::HOST_RESTRICTED),
         ] {
             if wanted {
                 flags |= flag;

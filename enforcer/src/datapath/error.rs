@@ -37,7 +37,9 @@ pub enum DatapathError {
         source: io::Error,
     },
     /// The object with the programs.
-    #[error("cannot load the kernel programs; they need Linux 5.15 or later, CAP_BPF and CAP_NET_ADMIN")]
+    #[error(
+        "cannot load the kernel programs; they need Linux 5.15 or later, CAP_BPF and CAP_NET_ADMIN"
+    )]
     Load(#[source] Box<aya::EbpfError>),
     /// One program.
     #[error("the kernel refuses the program {name}")]

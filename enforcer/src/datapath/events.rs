@@ -7,7 +7,6 @@ use enforcer_common::event::Event;
 use tokio::io::unix::AsyncFd;
 
 /// Reads events as the kernel sends them.
-#[derive(Debug)]
 pub struct EventReader {
     ring: Option<RingBuf<MapData>>,
     ready: Option<AsyncFd<RingBuf<MapData>>>,
@@ -16,6 +15,14 @@ pub struct EventReader {
 
 /// Events that one call hands over at most, so that a flood does not keep the task to itself.
 const BATCH: usize = 1024;
+
+impl std::fmt::Debug for EventReader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("EventReader")
+            .field("malformed", &self.malformed)
+            .finish_non_exhaustive()
+    }
+}
 
 impl EventReader {
     pub(super) fn new(ring: RingBuf<MapData>) -> Self {
@@ -30,7 +37,9 @@ impl EventReader {
     /// within a tokio runtime.
     pub async fn next_batch(&mut self, out: &mut Vec<Event>) -> io::Result<usize> {
         if let Some(ring) = self.ring.take() {
-            self.ready = Some(AsyncFd::new(ring)?);
+            // SAFETY: the ring owns its descriptor and keeps it open while it is registered.
+            let ready = unsafe { AsyncFd::register(ring) };
+            self.ready = Some(ready.map_err(io::Error::from)?);
         }
         let Some(ready) = self.ready.as_mut() else {
             return Err(io::Error::other("the ring buffer could not be registered"));

@@ -98,11 +98,10 @@ pub struct Applied {
 }
 
 impl Datapath {
-    /// Takes the pin directory, loads the programs onto the maps that are pinned there (or
-    /// makes them), and, if the maps hold a policy, moves the cgroup hooks to the new programs.
-    ///
-    /// Maps of another layout are left in force; the first [`Datapath::apply`] moves every
-    /// hook to the new ones, each in one step.
+    /// Takes the pin directory and loads the programs onto the maps that are pinned there, or
+    /// makes them. Nothing in force changes: what a former daemon attached goes on, on its
+    /// maps, until the first [`Datapath::apply`] puts the new programs behind every hook, each
+    /// in one step.
     pub fn open(settings: &DatapathSettings) -> Result<(Self, Adopted), DatapathError> {
         let pins = Pins::open(&settings.pin_dir)?;
         let had_links = !pins.links()?.is_empty();
@@ -145,7 +144,8 @@ impl Datapath {
         let new = Contents::desired(desired, &self.contents, clock::seconds());
         let plan = Plan::between(&self.contents, &new);
         let block_at_tc = self.settings.xdp == XdpMode::Off;
-        let mut config = new.config(desired, self.config.generation, block_at_tc);
+        let sockets_at_tc = self.settings.cgroup_root.is_none();
+        let mut config = new.config(desired, self.config.generation, block_at_tc, sockets_at_tc);
         let first = self.config.generation == 0 || self.attached.is_empty();
         if plan.is_empty() && config == self.config && !first {
             return Ok(Applied {
@@ -157,7 +157,15 @@ impl Datapath {
 
         plan.prepare(&self.tables)?;
         // The tries may be asked from now on: their new entries are complete.
-        let mut widened = self.config;
+        let mut widened = if self.config.generation == 0 {
+            // New maps: no program runs on them yet, and none may find generation 0.
+            enforcer_common::config::Config {
+                generation: 1,
+                ..config
+            }
+        } else {
+            self.config
+        };
         for family in 0..2 {
             widened.prefixes[family] = widened.prefixes[family].max(config.prefixes[family]);
             widened.blocked[family] = widened.blocked[family].max(config.blocked[family]);
@@ -175,8 +183,8 @@ impl Datapath {
             plan.withdraw(&self.tables);
             return Err(error.into());
         }
-        // Generation 0 means "never judged".
-        config.generation = self.config.generation.wrapping_add(1).max(1);
+        // Generation 0 means "never".
+        config.generation = widened.generation.wrapping_add(1).max(1);
         self.tables.config.set(&0, &config)?;
         self.config = config;
 
@@ -217,11 +225,23 @@ impl Datapath {
         for (what, needed) in [
             (
                 "IPv4 addresses",
-                desired.image.addresses.keys().filter(|n| n.addr().is_ipv4()).count() + local,
+                desired
+                    .image
+                    .addresses
+                    .keys()
+                    .filter(|n| n.addr().is_ipv4())
+                    .count()
+                    + local,
             ),
             (
                 "IPv6 addresses",
-                desired.image.addresses.keys().filter(|n| n.addr().is_ipv6()).count() + local,
+                desired
+                    .image
+                    .addresses
+                    .keys()
+                    .filter(|n| n.addr().is_ipv6())
+                    .count()
+                    + local,
             ),
         ] {
             if needed > capacity {
@@ -250,9 +270,9 @@ impl Datapath {
             };
             let key = AttachKey::Workload(*ifindex);
             if !self.attached.contains_key(&key) {
-                let attached =
-                    self.programs
-                        .attach_interface(&self.pins, &WORKLOAD, *ifindex, name)?;
+                let attached = self
+                    .programs
+                    .attach_interface(&self.pins, &WORKLOAD, *ifindex, name)?;
                 self.attached.insert(key, attached);
             }
         }
@@ -321,9 +341,7 @@ impl Datapath {
             AttachKey::Cgroups => true,
             AttachKey::Workload(ifindex)
             | AttachKey::Uplink(ifindex)
-            | AttachKey::Blocker(ifindex) => {
-                keep.contains(ifindex) && !leaving.contains(ifindex)
-            }
+            | AttachKey::Blocker(ifindex) => keep.contains(ifindex) && !leaving.contains(ifindex),
         });
         Ok(())
     }
@@ -397,7 +415,12 @@ impl Datapath {
             .capacities
             .by_map()
             .into_iter()
-            .filter(|(name, _)| !matches!(*name, map::EVENTS | map::TOKENS | map::RULES | map::FRAGMENTS))
+            .filter(|(name, _)| {
+                !matches!(
+                    *name,
+                    map::EVENTS | map::TOKENS | map::RULES | map::FRAGMENTS
+                )
+            })
             .map(|(name, capacity)| MapPressure {
                 name,
                 entries: entries(name),

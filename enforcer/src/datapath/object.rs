@@ -31,7 +31,6 @@ use super::{
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/enforcer-ebpf"));
 
-
 /// The maps, typed.
 #[derive(Debug)]
 pub(super) struct Tables {

@@ -8,7 +8,7 @@ use enforcer_common::{
     conntrack::FlowEntry,
     counter::{Counter, verdict_slot},
     denied_entry::{DeniedEntry, DeniedKey},
-    flow_key::{FlowKey, Addr4, Addr6},
+    flow_key::{Addr4, Addr6, FlowKey},
 };
 
 use super::{
@@ -50,10 +50,7 @@ pub(super) fn expire(tables: &Tables) -> Result<FlowTableStats, TableError> {
     })
 }
 
-fn expire_table<A>(
-    table: &Table<FlowKey<A>, FlowEntry>,
-    now: u32,
-) -> Result<(u64, u64), TableError>
+fn expire_table<A>(table: &Table<FlowKey<A>, FlowEntry>, now: u32) -> Result<(u64, u64), TableError>
 where
     FlowKey<A>: Pod,
 {
@@ -82,10 +79,7 @@ const IDLE: u64 = 10_000_000_000;
 impl Drained {
     /// The counts that were added since the last call. Idle flows are removed; what the kernel
     /// adds at that very moment is in the count that the removal returns.
-    pub fn drain(
-        &mut self,
-        tables: &Tables,
-    ) -> Result<Vec<(DeniedKey, DeniedEntry)>, TableError> {
+    pub fn drain(&mut self, tables: &Tables) -> Result<Vec<(DeniedKey, DeniedEntry)>, TableError> {
         let now = clock::nanoseconds();
         let mut found = Vec::new();
         tables
@@ -124,7 +118,10 @@ impl Drained {
             .unwrap_or_default();
         // An entry that was removed and began anew counts from zero.
         let (packets, bytes) = if entry.packets >= before.0 {
-            (entry.packets - before.0, entry.bytes.saturating_sub(before.1))
+            (
+                entry.packets - before.0,
+                entry.bytes.saturating_sub(before.1),
+            )
         } else {
             (entry.packets, entry.bytes)
         };
