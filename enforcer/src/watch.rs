@@ -60,7 +60,7 @@ pub struct TreeWatch {
 
 /// Why watching failed.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot watch the policy tree {}: {source}", root.display())]
+#[error("cannot watch the policy tree {}", root.display())]
 pub struct WatchError {
     root: PathBuf,
     source: notify::Error,
@@ -387,7 +387,7 @@ mod tests {
     const EVENTS: Patience = Patience {
         quiet: Duration::from_millis(20),
         at_most: Duration::from_millis(200),
-        poll: Duration::from_secs(3_600),
+        poll: Duration::from_hours(1),
     };
 
     struct Watched {

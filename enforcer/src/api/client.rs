@@ -19,7 +19,7 @@ use tokio::{net::UnixStream, time::timeout};
 use crate::api::problem::{Problem, ProblemCode};
 
 /// How long an answer may take, unless the request says otherwise.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+const ANSWER_TIMEOUT: Duration = Duration::from_mins(1);
 /// The largest answer that is read in one piece.
 const LARGEST_ANSWER: usize = 64 << 20;
 
@@ -33,7 +33,7 @@ pub struct Client {
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// Nobody is there, or the caller is not let in.
-    #[error("cannot reach the daemon at {}: {source}; is it running (`systemctl status enforcer`), and may you use its socket?", socket.display())]
+    #[error("cannot reach the daemon at {} (is it running, and may you use its socket?)", socket.display())]
     Unreachable {
         /// The socket.
         socket: PathBuf,

@@ -17,6 +17,8 @@ pub mod client;
 pub mod problem;
 pub mod question;
 pub mod request;
+pub mod routes;
+pub mod server;
 pub mod status;
 
 /// Where the control socket is unless a flag says otherwise.

@@ -5,35 +5,25 @@ use std::{fmt, net::IpAddr, str::FromStr};
 use enforcer_common::{Protocol, flow_key::icmp_port};
 use serde::{Deserialize, Serialize};
 
+use crate::{
+    compile::{
+        explain::{Answer, ExplainError, Explainer, Explanation, Party},
+        image::WorkloadName,
+    },
+    policy::model::Mode,
+};
+
 /// A new flow, described by who and where to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FlowQuestion {
-    /// Who opens it.
+    /// Who opens it: `NAMESPACE/NAME`, `host`, `world`, or an address.
+    #[serde(with = "party_text")]
     pub from: Party,
     /// Who is addressed.
+    #[serde(with = "party_text")]
     pub to: Party,
     /// Protocol and port.
     pub service: Service,
-}
-
-/// One side of the flow. In JSON and on the command line a string: `NAMESPACE/NAME`, `host`,
-/// `world`, or an address.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub enum Party {
-    /// A workload of the policy tree.
-    Workload {
-        /// Namespace.
-        namespace: String,
-        /// Name.
-        name: String,
-    },
-    /// This host itself.
-    Host,
-    /// An address that nobody knows.
-    World,
-    /// Whoever has the address.
-    Address(IpAddr),
 }
 
 /// Protocol and port. In JSON and on the command line a string: `PORT/PROTOCOL`,
@@ -86,8 +76,8 @@ impl FromStr for FlowQuestion {
         let to = to.trim();
         let (party, service) = split_service(to)?;
         Ok(Self {
-            from: from.trim().parse()?,
-            to: party.parse()?,
+            from: parse_party(from.trim())?,
+            to: parse_party(party)?,
             service: service.parse()?,
         })
     }
@@ -108,34 +98,49 @@ fn split_service(text: &str) -> Result<(&str, &str), QuestionError> {
     text.rsplit_once(':').ok_or_else(missing)
 }
 
-impl FromStr for Party {
-    type Err = QuestionError;
+/// Reads a party: `NAMESPACE/NAME`, `host`, `world`, or an address.
+pub fn parse_party(text: &str) -> Result<Party, QuestionError> {
+    let bare = text
+        .strip_prefix('[')
+        .and_then(|t| t.strip_suffix(']'))
+        .unwrap_or(text);
+    if let Ok(address) = bare.parse::<IpAddr>() {
+        return Ok(Party::Address(address));
+    }
+    match text {
+        "host" => return Ok(Party::Host),
+        "world" => return Ok(Party::World),
+        _ => {}
+    }
+    match text.split_once('/') {
+        Some((namespace, name))
+            if !namespace.is_empty() && !name.is_empty() && !name.contains(['/', ':']) =>
+        {
+            Ok(Party::Workload(WorkloadName {
+                namespace: namespace.to_owned(),
+                name: name.to_owned(),
+            }))
+        }
+        _ => Err(QuestionError::Party(text.to_owned())),
+    }
+}
 
-    fn from_str(text: &str) -> Result<Self, QuestionError> {
-        let bare = text
-            .strip_prefix('[')
-            .and_then(|t| t.strip_suffix(']'))
-            .unwrap_or(text);
-        if let Ok(address) = bare.parse::<IpAddr>() {
-            return Ok(Self::Address(address));
-        }
-        match text {
-            "host" => return Ok(Self::Host),
-            "world" => return Ok(Self::World),
-            _ => {}
-        }
-        match text.split_once('/') {
-            Some((namespace, name))
-                if !namespace.is_empty() && !name.is_empty() && !name.contains(['/', ':']) =>
-            {
-                Ok(Self::Workload {
-                    namespace: namespace.to_owned(),
-                    name: name.to_owned(),
-                })
+/// What decides about the flow, at each side that has an endpoint.
+pub fn explain(
+    explainer: &Explainer<'_>,
+    question: &FlowQuestion,
+) -> Result<Vec<Explanation>, ExplainError> {
+    let Service { protocol, port } = question.service;
+    let mut sides = explainer.flow(&question.from, &question.to, protocol, port)?;
+    // A node in audit mode lets everything through, whatever a policy's own mode says.
+    if explainer.mode == Mode::Audit {
+        for side in &mut sides {
+            if side.verdict == Answer::Deny {
+                side.verdict = Answer::Audit;
             }
-            _ => Err(QuestionError::Party(text.to_owned())),
         }
     }
+    Ok(sides)
 }
 
 impl FromStr for Service {
@@ -176,17 +181,6 @@ impl fmt::Display for FlowQuestion {
     }
 }
 
-impl fmt::Display for Party {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Workload { namespace, name } => write!(f, "{namespace}/{name}"),
-            Self::Host => f.write_str("host"),
-            Self::World => f.write_str("world"),
-            Self::Address(address) => write!(f, "{address}"),
-        }
-    }
-}
-
 impl fmt::Display for Service {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.protocol {
@@ -204,25 +198,34 @@ impl fmt::Display for Service {
     }
 }
 
-macro_rules! string_form {
-    ($type:ty) => {
-        impl TryFrom<String> for $type {
-            type Error = QuestionError;
+impl TryFrom<String> for Service {
+    type Error = QuestionError;
 
-            fn try_from(text: String) -> Result<Self, QuestionError> {
-                text.parse()
-            }
-        }
-
-        impl From<$type> for String {
-            fn from(value: $type) -> Self {
-                value.to_string()
-            }
-        }
-    };
+    fn try_from(text: String) -> Result<Self, QuestionError> {
+        text.parse()
+    }
 }
-string_form!(Party);
-string_form!(Service);
+
+impl From<Service> for String {
+    fn from(service: Service) -> Self {
+        service.to_string()
+    }
+}
+
+/// A party as a string.
+mod party_text {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    use super::{Party, parse_party};
+
+    pub fn serialize<S: Serializer>(party: &Party, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(party)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Party, D::Error> {
+        parse_party(&String::deserialize(deserializer)?).map_err(D::Error::custom)
+    }
+}
 
 #[cfg(test)]
 mod tests {

@@ -39,6 +39,9 @@ pub struct ApplyAnswer {
     /// The trial that now runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trial: Option<TrialStatus>,
+    /// Done, but the daemon's own tree is not what is in force.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warning: Option<String>,
 }
 
 /// Answer to `POST /v1/confirm`: the trial is over, what it tried stays.
@@ -89,6 +92,44 @@ impl WaitRequest {
     }
 }
 
+impl WaitRequest {
+    /// The other way round, from the query alone.
+    pub fn from_query(query: &str) -> Result<Self, String> {
+        let mut request = Self::default();
+        let mut has_timeout = false;
+        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            let number = |value: &str| {
+                value
+                    .parse()
+                    .map_err(|_| format!("`{name}={value}` is no number"))
+            };
+            match name {
+                "digest" => request.digest = Some(value.to_owned()),
+                "generation" => {
+                    let generation = u32::try_from(number(value)?)
+                        .map_err(|_| format!("`{name}={value}` is too large"))?;
+                    request.generation = Some(generation);
+                }
+                "timeout_milliseconds" => {
+                    request.timeout_milliseconds = number(value)?;
+                    has_timeout = true;
+                }
+                _ => {
+                    return Err(format!(
+                        "`{name}` is unknown: there are digest, generation and timeout_milliseconds"
+                    ));
+                }
+            }
+        }
+        if has_timeout {
+            Ok(request)
+        } else {
+            Err("timeout_milliseconds is missing".to_owned())
+        }
+    }
+}
+
 /// Answer to [`WaitRequest`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WaitAnswer {
@@ -96,4 +137,35 @@ pub struct WaitAnswer {
     pub generation: u32,
     /// Digest of the tree in force.
     pub digest: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wait_survives_its_way() {
+        for (digest, generation) in [(None, None), (Some("0123abcd".to_owned()), Some(7))] {
+            let request = WaitRequest {
+                digest,
+                generation,
+                timeout_milliseconds: 30_000,
+            };
+            let path = request.to_path();
+            let query = path.strip_prefix("/v1/wait?").unwrap();
+            assert_eq!(WaitRequest::from_query(query), Ok(request));
+        }
+    }
+
+    #[test]
+    fn a_bad_wait_is_refused() {
+        for query in [
+            "",
+            "timeout_milliseconds=x",
+            "timeout_milliseconds=1&generation=4294967296",
+            "timeout_milliseconds=1&what=1",
+        ] {
+            assert!(WaitRequest::from_query(query).is_err(), "{query}");
+        }
+    }
 }

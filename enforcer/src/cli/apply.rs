@@ -74,6 +74,9 @@ pub fn run(args: &ApplyArgs, format: OutputFormat) -> anyhow::Result<Exit> {
             super::status::mode_name(answer.mode),
             answer.generation,
         )?;
+        if let Some(warning) = &answer.warning {
+            writeln!(out, "but: {warning}")?;
+        }
         if let Some(trial) = &answer.trial {
             writeln!(
                 out,

@@ -16,10 +16,17 @@ pub struct CheckArgs {
     /// Policy trees and files; read together, as one policy.
     #[arg(required = true, value_name = "PATH")]
     paths: Vec<PathBuf>,
+    /// Of one tree without errors, print only the digest that the daemon shows when the tree is
+    /// in force (for `wait --digest`).
+    #[arg(long)]
+    digest: bool,
 }
 
 /// Says everything that `run` would refuse in these trees and files. Needs no privileges.
 pub fn run(args: &CheckArgs, format: OutputFormat) -> anyhow::Result<Exit> {
+    if args.digest {
+        return digest(&args.paths);
+    }
     let checked = policy::load_paths(&args.paths);
     match format {
         OutputFormat::Json => write_json(&checked, &mut io::stdout().lock())?,
@@ -36,6 +43,24 @@ pub fn run(args: &CheckArgs, format: OutputFormat) -> anyhow::Result<Exit> {
     } else {
         Exit::Refuse
     })
+}
+
+/// The daemon calls files by their path below the root, and the digest covers their names.
+fn digest(paths: &[PathBuf]) -> anyhow::Result<Exit> {
+    let [path] = paths else {
+        eprintln!("enforcer: --digest is about one tree");
+        return Ok(Exit::Usage);
+    };
+    match policy::load(path) {
+        Ok(policy) => {
+            writeln!(io::stdout().lock(), "{}", policy.digest)?;
+            Ok(Exit::Done)
+        }
+        Err(errors) => {
+            write_errors(&errors, false, &mut io::stderr().lock())?;
+            Ok(Exit::Refuse)
+        }
+    }
 }
 
 /// An array of diagnostics, empty where all is well.
@@ -84,6 +109,7 @@ mod tests {
         std::fs::write(root.path().join("a.yaml"), text).expect("writable");
         let args = CheckArgs {
             paths: vec![root.path().to_owned()],
+            digest: false,
         };
         (run(&args, OutputFormat::Json).expect("output"), root)
     }

@@ -31,10 +31,10 @@ mod tests {
     #[test]
     fn units() {
         assert_eq!(parse("500ms"), Ok(Duration::from_millis(500)));
-        assert_eq!(parse("60s"), Ok(Duration::from_secs(60)));
-        assert_eq!(parse("60"), Ok(Duration::from_secs(60)));
-        assert_eq!(parse("2m"), Ok(Duration::from_secs(120)));
-        assert_eq!(parse("1h"), Ok(Duration::from_secs(3_600)));
+        assert_eq!(parse("60s"), Ok(Duration::from_mins(1)));
+        assert_eq!(parse("60"), Ok(Duration::from_mins(1)));
+        assert_eq!(parse("2m"), Ok(Duration::from_mins(2)));
+        assert_eq!(parse("1h"), Ok(Duration::from_hours(1)));
     }
 
     #[test]

@@ -13,7 +13,8 @@ pub struct LogArgs {
         long,
         value_name = "FILTER",
         default_value = "info",
-        env = "ENFORCER_LOG"
+        env = "ENFORCER_LOG",
+        hide_env_values = true
     )]
     pub log: String,
     /// Form of the log.

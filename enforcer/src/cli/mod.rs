@@ -8,9 +8,11 @@ use clap::{CommandFactory, Parser, Subcommand};
 pub mod apply;
 pub mod check;
 pub mod confirm;
+pub mod detach;
 pub mod duration;
 pub mod endpoints;
 pub mod exit;
+pub mod explain;
 pub mod log;
 pub mod observe;
 pub mod output;
@@ -33,7 +35,8 @@ pub struct Cli {
         value_enum,
         default_value_t,
         value_name = "FORM",
-        env = "ENFORCER_OUTPUT"
+        env = "ENFORCER_OUTPUT",
+        hide_env_values = true
     )]
     pub output: OutputFormat,
     /// What to do.
@@ -48,6 +51,8 @@ const EXIT_CODES: &str = "Exit codes: 0 done or yes; 1 refused, failed or no; 2 
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Run the daemon.
+    Run(Box<run::RunArgs>),
     /// Say everything that `run` would refuse in these policy trees and files.
     Check(check::CheckArgs),
     /// Put the policy tree, or another mode, in force now; on trial if asked.
@@ -60,8 +65,12 @@ pub enum Command {
     Endpoints(endpoints::EndpointsArgs),
     /// Show denied flows, and why they were denied.
     Observe(observe::ObserveArgs),
+    /// Say which rules decide about a flow, and at which line they are written.
+    Explain(explain::ExplainArgs),
     /// Wait until a policy is in force in the kernel.
     Wait(wait::WaitArgs),
+    /// Remove everything from the kernel: nothing is enforced any more.
+    Detach(detach::DetachArgs),
     /// Print completions for a shell.
     Completions(shell::CompletionsArgs),
     /// Print the manual page.
@@ -87,13 +96,16 @@ pub fn main() -> ExitCode {
 fn run(cli: &Cli) -> anyhow::Result<Exit> {
     let format = cli.output;
     match &cli.command {
+        Command::Run(args) => run::run(args, format),
         Command::Check(args) => check::run(args, format),
         Command::Apply(args) => apply::run(args, format),
         Command::Confirm(args) => confirm::run(args, format),
         Command::Status(args) => status::run(args, format),
         Command::Endpoints(args) => endpoints::run(args, format),
         Command::Observe(args) => observe::run(args, format),
+        Command::Explain(args) => explain::run(args, format),
         Command::Wait(args) => wait::run(args, format),
+        Command::Detach(args) => detach::run(args, format),
         Command::Completions(args) => shell::completions(args, Cli::command()),
         Command::Man(args) => shell::man(args, Cli::command()),
     }
@@ -128,6 +140,21 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    /// The help is an interface: a change to it shows here.
+    #[test]
+    fn help_texts_are_as_reviewed() {
+        let mut command = Cli::command().term_width(100);
+        command.build();
+        let mut text = command.render_long_help().to_string();
+        for sub in command.get_subcommands_mut() {
+            if sub.get_name() != "help" {
+                text = format!("{text}\n=== {}\n{}", sub.get_name(), sub.render_long_help());
+            }
+        }
+        let text: Vec<_> = text.lines().map(str::trim_end).collect();
+        insta::assert_snapshot!(text.join("\n"));
     }
 
     #[test]

@@ -1,13 +1,21 @@
 //! `enforcer run`.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
+use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 
-use super::log::LogArgs;
+use super::{
+    Exit, OutputFormat,
+    log::{self, LogArgs},
+};
 use crate::{
     api::{DEFAULT_SOCKET, access::Access},
+    daemon,
+    datapath::{Capacities, DatapathSettings, XdpMode},
+    inventory,
     policy::model::Mode,
+    settings::{FlowLog, Settings, SocketSettings, UplinkChoice},
 };
 
 /// Arguments of `run`.
@@ -35,7 +43,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "DIR", default_value = DEFAULT_PINS)]
     pub pin_dir: PathBuf,
     /// Control socket.
-    #[arg(long, value_name = "PATH", default_value = DEFAULT_SOCKET, env = "ENFORCER_SOCKET")]
+    #[arg(long, value_name = "PATH", default_value = DEFAULT_SOCKET, env = "ENFORCER_SOCKET", hide_env_values = true)]
     pub socket: PathBuf,
     /// Group (name or number) whose members may use the control socket. Without it: root only.
     #[arg(long, value_name = "GROUP")]
@@ -44,7 +52,7 @@ pub struct RunArgs {
     #[arg(long, value_enum, value_name = "ACCESS", default_value = "read")]
     pub socket_access: Access,
     /// Where Prometheus metrics are served, or `off`.
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9498")]
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9464")]
     pub metrics: AddressOrOff,
     /// Name of this node in records and metrics. Without it: the host name.
     #[arg(long, value_name = "NAME")]
@@ -170,7 +178,120 @@ impl std::str::FromStr for AddressOrOff {
             return Ok(Self(None));
         }
         text.parse().map(|a| Self(Some(a))).map_err(|_| {
-            format!("`{text}` is no address: write for example 127.0.0.1:9498, or off")
+            format!("`{text}` is no address: write for example 127.0.0.1:9464, or off")
         })
+    }
+}
+
+/// Runs the daemon until it is asked to stop.
+pub fn run(args: &RunArgs, _format: OutputFormat) -> anyhow::Result<Exit> {
+    log::start(&args.log)?;
+    let settings = args.settings()?;
+    // Two threads: the work is in the kernel, and what blocks has threads of its own.
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    let ended = runtime.block_on(daemon::run(settings));
+    // What still blocks is not waited for.
+    runtime.shutdown_timeout(Duration::from_secs(2));
+    ended?;
+    Ok(Exit::Done)
+}
+
+impl RunArgs {
+    fn settings(&self) -> anyhow::Result<Settings> {
+        let cgroup_root = match &self.cgroup_root {
+            PathOrWord::Auto => {
+                Some(inventory::cgroups::default_root().context("use --cgroup-root PATH or none")?)
+            }
+            PathOrWord::None => None,
+            PathOrWord::Path(path) => Some(path.clone()),
+        };
+        let uplinks = match self.uplink.as_slice() {
+            [word] if word == "auto" => UplinkChoice::Auto,
+            [word] if word == "none" => UplinkChoice::Names(Vec::new()),
+            names => {
+                if let Some(word) = names
+                    .iter()
+                    .find(|n| ["auto", "none"].contains(&n.as_str()))
+                {
+                    bail!("--uplink {word} cannot be combined with names");
+                }
+                UplinkChoice::Names(names.to_vec())
+            }
+        };
+        Ok(Settings {
+            policies: std::path::absolute(&self.policies)?,
+            mode: self.mode.map(Mode::from),
+            uplinks,
+            state_dir: self.state_dir.clone(),
+            datapath: DatapathSettings {
+                pin_dir: self.pin_dir.clone(),
+                cgroup_root,
+                capacities: self.capacities.capacities(),
+                xdp: match self.xdp {
+                    XdpArg::Off => XdpMode::Off,
+                    XdpArg::OnDemand => XdpMode::OnDemand,
+                    XdpArg::Always => XdpMode::Always,
+                },
+                // Known once the state directory is open.
+                numbering: 0,
+            },
+            socket: SocketSettings {
+                path: self.socket.clone(),
+                group: match &self.socket_group {
+                    Some(group) => Some((group_number(group)?, self.socket_access)),
+                    None => None,
+                },
+            },
+            metrics: self.metrics.0,
+            node: match &self.node {
+                Some(node) => node.clone(),
+                None => std::fs::read_to_string("/proc/sys/kernel/hostname")
+                    .context("cannot read the host name: use --node NAME")?
+                    .trim()
+                    .to_owned(),
+            },
+            flow_log: match self.flow_log.as_str() {
+                "off" => FlowLog::Off,
+                "stdout" => FlowLog::Stdout,
+                path => FlowLog::File(path.into()),
+            },
+            report_allowed: self.report_allowed,
+            report_limit: self.report_limit,
+        })
+    }
+}
+
+impl CapacityArgs {
+    fn capacities(&self) -> Capacities {
+        let default = Capacities::default();
+        Capacities {
+            flows: self.max_flows.unwrap_or(default.flows),
+            policies: self.max_policies.unwrap_or(default.policies),
+            ports: self.max_ports.unwrap_or(default.ports),
+            addresses: self.max_addresses.unwrap_or(default.addresses),
+            prefixes: self.max_prefixes.unwrap_or(default.prefixes),
+            rules: self.max_rules.unwrap_or(default.rules),
+            denied: self.max_denied.unwrap_or(default.denied),
+            fragments: self.max_fragments.unwrap_or(default.fragments),
+            endpoints: self.max_endpoints.unwrap_or(default.endpoints),
+            events_bytes: self.events_bytes.unwrap_or(default.events_bytes),
+        }
+    }
+}
+
+/// A group by number, or by its name in the system's list.
+fn group_number(group: &str) -> anyhow::Result<u32> {
+    if let Ok(number) = group.parse() {
+        return Ok(number);
+    }
+    let found = nix::unistd::Group::from_name(group)
+        .with_context(|| format!("cannot look up the group {group}"))?;
+    match found {
+        Some(found) => Ok(found.gid.as_raw()),
+        None => bail!("there is no group {group}: name another one with --socket-group"),
     }
 }

@@ -14,7 +14,7 @@ pub struct SocketArg {
         long,
         value_name = "PATH",
         default_value = DEFAULT_SOCKET,
-        env = "ENFORCER_SOCKET"
+        env = "ENFORCER_SOCKET", hide_env_values = true
     )]
     pub socket: PathBuf,
 }

@@ -1,0 +1,319 @@
+//! The daemon: wires the rooms together, and ends when any of them does.
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::Context;
+use time::OffsetDateTime;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::{Notify, mpsc, watch},
+    time::{MissedTickBehavior, interval},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use crate::{
+    api::{
+        routes::{self, Sources},
+        server::ControlSocket,
+    },
+    cause::chain,
+    compile::Limits,
+    datapath::{Adopted, Capacities, Datapath, EventReader},
+    inventory::{Inventory, InventorySettings},
+    kernel_handle::KernelHandle,
+    metrics::{MetricSources, Metrics, serve::MetricsServer},
+    narrator::Narrator,
+    observe::{
+        clock,
+        context::NameBook,
+        history::{DEFAULT_KEPT, History},
+        pipeline::Pipeline,
+    },
+    reconcile::{
+        command::Command,
+        in_force::InForce,
+        reconciler::{KernelNumbers, Reconciler, Wiring},
+        sweep::{self, BrokenFlow},
+    },
+    sd_notify::ServiceManager,
+    settings::{FlowLog, Settings},
+    sink::{
+        SinkQueue,
+        file::{FileSink, Rotation},
+        queue::DEFAULT_QUEUE,
+        stdout::StreamSink,
+    },
+    state::StateDir,
+    supervisor::Supervisor,
+    watch::{Patience, TreeWatch},
+};
+
+/// Between two looks at the table of denied flows.
+const DRAIN_INTERVAL: Duration = Duration::from_secs(1);
+/// Between two collections of flows that are past their time.
+const EXPIRE_INTERVAL: Duration = Duration::from_secs(5);
+/// How long sinks may take at the end.
+const LAST_RECORDS: Duration = Duration::from_secs(3);
+/// Broken flows that wait for their sockets to be ended. The packets of what finds no room are
+/// dropped all the same.
+const BROKEN_FLOWS: usize = 4_096;
+/// Commands that wait.
+const COMMANDS: usize = 16;
+
+/// Runs until a signal asks for an end (`Ok`) or a task ends by itself. Either way what is in
+/// force stays in force.
+pub async fn run(settings: Settings) -> anyhow::Result<()> {
+    let started = OffsetDateTime::now_utc();
+    let mut settings = settings;
+    let manager =
+        Arc::new(ServiceManager::from_environment().context("cannot reach the service manager")?);
+    let state = StateDir::open(&settings.state_dir)?;
+    let numbers = KernelNumbers::open(&state)?;
+    settings.datapath.numbering = numbers.numbering;
+    let settings = Arc::new(settings);
+
+    let datapath_settings = settings.datapath.clone();
+    let (datapath, adopted) =
+        tokio::task::spawn_blocking(move || Datapath::open(&datapath_settings)).await??;
+    let former = adopted != Adopted::Fresh;
+    info!(version = env!("CARGO_PKG_VERSION"), ?adopted, "started");
+
+    let names = Arc::new(NameBook::default());
+    let history = History::new(DEFAULT_KEPT);
+    let sinks = sinks(&settings.flow_log)?;
+    let kernel = KernelHandle::new(datapath, names.clone());
+    let events = kernel
+        .take_events()
+        .context("the event reader was taken already")?;
+    let sink_stats = sinks.iter().map(|sink| sink.stats().clone()).collect();
+    let pipeline = Pipeline::new(names.clone(), history.clone(), sinks);
+    let metrics = Arc::new(Metrics::new(MetricSources {
+        kernel: Arc::new(kernel.clone()),
+        names: names.clone(),
+        pipeline: pipeline.stats().clone(),
+        history: history.clone(),
+        sinks: sink_stats,
+    }));
+
+    // Everything that can be refused is taken before the first change to the kernel.
+    let (mut inventory, snapshots) = Inventory::start(InventorySettings {
+        cgroup_root: settings.datapath.cgroup_root.clone(),
+        ..InventorySettings::default()
+    })
+    .await
+    .context("cannot see what is on this host")?;
+    let metrics_server = match settings.metrics {
+        Some(address) => Some(MetricsServer::bind(address).await?),
+        None => None,
+    };
+    let control = ControlSocket::bind(&settings.socket)?;
+    let tree_watch = TreeWatch::start(&settings.policies, Patience::default())?;
+
+    let tree_changed = Arc::new(Notify::new());
+    let (commands, command_receiver) = mpsc::channel(COMMANDS);
+    let (published, in_force) = watch::channel(Arc::new(InForce::nothing()));
+    let (broken, broken_receiver) = mpsc::channel(BROKEN_FLOWS);
+    let reconciler = Reconciler::new(
+        settings.clone(),
+        limits(&settings.datapath.capacities),
+        state,
+        numbers,
+        kernel.clone(),
+        former,
+        Wiring {
+            inventory: snapshots,
+            tree_changed: tree_changed.clone(),
+            commands: command_receiver,
+            published,
+            observer: Arc::new(Narrator {
+                node: settings.node.clone(),
+                names,
+                metrics: metrics.clone(),
+            }),
+            manager: manager.clone(),
+        },
+    )?;
+
+    let mut tasks = Supervisor::default();
+    let stop = tasks.stop_token();
+    tasks.spawn("policy loop", reconciler.run(stop.clone()));
+    tasks.spawn("policy watcher", {
+        let stop = stop.clone();
+        async move {
+            tokio::select! {
+                () = stop.cancelled() => Ok(()),
+                error = tree_watch.run(tree_changed) => Err(error.into()),
+            }
+        }
+    });
+    tasks.spawn("inventory", {
+        let stop = stop.clone();
+        async move {
+            tokio::select! {
+                () = stop.cancelled() => Ok(()),
+                ended = inventory.ended() => ended.map_err(Into::into),
+            }
+        }
+    });
+    tasks.spawn(
+        "event reader",
+        read_events(kernel.clone(), events, pipeline, broken, stop.clone()),
+    );
+    tasks.spawn("flow collector", expire_flows(kernel.clone(), stop.clone()));
+    tasks.spawn(
+        "connection sweeper",
+        sweep::run(in_force.clone(), broken_receiver, stop.clone()),
+    );
+    if let Some(server) = metrics_server {
+        info!(address = %server.address(), "metrics are served");
+        let (metrics, stop) = (metrics.clone(), stop.clone());
+        tasks.spawn("metrics server", async move {
+            server.run(metrics, stop).await;
+            Ok(())
+        });
+    }
+    let router = routes::router(Sources {
+        settings,
+        started,
+        in_force,
+        commands: commands.clone(),
+        kernel: Arc::new(kernel),
+        history,
+        stop: stop.clone(),
+    });
+    tasks.spawn("control socket", {
+        async move { Ok(control.serve(router, stop).await?) }
+    });
+    supervise(tasks, &commands, &manager).await
+}
+
+/// Waits for the end, and carries SIGHUP on.
+async fn supervise(
+    mut tasks: Supervisor,
+    commands: &mpsc::Sender<Command>,
+    manager: &ServiceManager,
+) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    let failure = loop {
+        tokio::select! {
+            _ = terminate.recv() => break None,
+            _ = interrupt.recv() => break None,
+            _ = hangup.recv() => {
+                info!("asked to reload");
+                // When the loop is gone, so is the daemon, below.
+                let _ = commands.send(Command::Reload).await;
+            }
+            failure = tasks.first_end() => break Some(failure),
+        }
+    };
+    if let Some(failure) = failure {
+        let failure = anyhow::Error::from(failure);
+        manager.stopping(&format!("{failure:#}"));
+        error!("{failure:#}; what is in force stays in force");
+        // The others are not waited for: one of them may be what hangs.
+        return Err(failure);
+    }
+    info!("asked to stop; what is in force stays in force");
+    manager.stopping("asked to stop");
+    tasks.stop().await?;
+    Ok(())
+}
+
+/// Events of the ring buffer and the table of denied flows become records.
+async fn read_events(
+    kernel: KernelHandle,
+    mut events: EventReader,
+    mut pipeline: Pipeline,
+    broken: mpsc::Sender<BrokenFlow>,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    let mut drain = interval(DRAIN_INTERVAL);
+    drain.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut batch = Vec::new();
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => break,
+            read = events.next_batch(&mut batch) => {
+                read.context("cannot read the kernel's events")?;
+                for flow in batch.iter().filter_map(BrokenFlow::from_event) {
+                    let _ = broken.try_send(flow);
+                }
+                pipeline.events(&batch);
+                batch.clear();
+            }
+            _ = drain.tick() => {
+                pipeline = drain_denied(&kernel, pipeline).await?;
+            }
+        }
+    }
+    let pipeline = drain_denied(&kernel, pipeline).await?;
+    tokio::task::spawn_blocking(move || pipeline.close(LAST_RECORDS)).await?;
+    Ok(())
+}
+
+async fn drain_denied(kernel: &KernelHandle, mut pipeline: Pipeline) -> anyhow::Result<Pipeline> {
+    let kernel = kernel.clone();
+    let (pipeline, drained) = tokio::task::spawn_blocking(move || {
+        let began = clock::monotonic();
+        let drained = kernel.drain_denied().map(|denied| {
+            pipeline.denied(began, &denied);
+        });
+        (pipeline, drained)
+    })
+    .await?;
+    // The counts stay in the kernel for the next time.
+    if let Err(error) = drained {
+        warn!(
+            error = chain(&error),
+            "cannot read the table of denied flows"
+        );
+    }
+    Ok(pipeline)
+}
+
+async fn expire_flows(kernel: KernelHandle, stop: CancellationToken) -> anyhow::Result<()> {
+    let mut tick = interval(EXPIRE_INTERVAL);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            _ = tick.tick() => {}
+        }
+        let kernel = kernel.clone();
+        if let Err(error) = tokio::task::spawn_blocking(move || kernel.expire_flows()).await? {
+            warn!(
+                error = chain(&error),
+                "cannot collect flows that are past their time"
+            );
+        }
+    }
+}
+
+fn sinks(flow_log: &FlowLog) -> anyhow::Result<Vec<SinkQueue>> {
+    Ok(match flow_log {
+        FlowLog::Off => Vec::new(),
+        FlowLog::Stdout => vec![SinkQueue::start(
+            "stdout",
+            StreamSink::stdout(),
+            DEFAULT_QUEUE,
+        )?],
+        FlowLog::File(path) => {
+            let sink = FileSink::open(path, Rotation::default())?;
+            vec![SinkQueue::start("file", sink, DEFAULT_QUEUE)?]
+        }
+    })
+}
+
+/// What the compiler may fill.
+fn limits(capacities: &Capacities) -> Limits {
+    Limits {
+        policies: capacities.policies as usize,
+        ports: capacities.ports as usize,
+        addresses: capacities.addresses as usize,
+        prefixes: capacities.prefixes as usize,
+        rules: capacities.rules as usize,
+    }
+}

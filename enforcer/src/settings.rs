@@ -1,0 +1,62 @@
+//! What the daemon is told when it starts.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use crate::{api::access::Access, datapath::DatapathSettings, policy::model::Mode};
+
+/// Settings of a daemon. Two daemons can live on one machine when they differ in state, pins,
+/// socket and cgroup root, and are in network namespaces of their own.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The policy tree, absolute.
+    pub policies: PathBuf,
+    /// `--mode`.
+    pub mode: Option<Mode>,
+    /// Where the host itself is judged.
+    pub uplinks: UplinkChoice,
+    /// State directory.
+    pub state_dir: PathBuf,
+    /// What the datapath needs, the cgroup root included.
+    pub datapath: DatapathSettings,
+    /// The control socket.
+    pub socket: SocketSettings,
+    /// Where metrics are served.
+    pub metrics: Option<SocketAddr>,
+    /// Name of the node.
+    pub node: String,
+    /// Where flow records are written.
+    pub flow_log: FlowLog,
+    /// Report allowed flows.
+    pub report_allowed: bool,
+    /// First reports a second and CPU.
+    pub report_limit: u32,
+}
+
+/// Where the control socket is and who may use it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SocketSettings {
+    /// Path.
+    pub path: PathBuf,
+    /// Group whose members may use it, by number, and what they may do.
+    pub group: Option<(u32, Access)>,
+}
+
+/// Which interfaces are uplinks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum UplinkChoice {
+    /// Those that default routes leave by.
+    Auto,
+    /// These, by name. None: the host itself is not judged.
+    Names(Vec<String>),
+}
+
+/// Where flow records are written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FlowLog {
+    /// Nowhere; `observe` and sinks have them all the same.
+    Off,
+    /// Standard output.
+    Stdout,
+    /// A file, rotated.
+    File(PathBuf),
+}
