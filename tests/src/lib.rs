@@ -1,5 +1,6 @@
 //! The lab, the reference model, and every test that needs a kernel.
 
+pub mod bench;
 pub mod demo;
 pub mod generate;
 pub mod lab;

@@ -2,11 +2,13 @@
 //!
 //! Every command does the set-up that it needs by itself.
 
+mod bench;
 mod build;
 mod demo;
 mod file_rules;
 mod kernel_image;
 mod lint;
+mod package;
 mod setup;
 mod step;
 mod test;
@@ -36,6 +38,10 @@ enum Command {
     Vm(vm::Vm),
     /// Show real enforcement in throw-away network namespaces
     Demo(demo::Demo),
+    /// Measure everything beside its floor and its peers
+    Bench(bench::Bench),
+    /// Pack the binary, the unit file, completions, manual, policies and documents
+    Package,
     /// Format, clippy, licences, documentation, file rules: everything with warnings denied
     Lint,
 }
@@ -47,6 +53,8 @@ fn main() -> ExitCode {
         Command::Test(test) => test.run(),
         Command::Vm(vm) => vm.run(),
         Command::Demo(demo) => demo.run(),
+        Command::Bench(bench) => bench.run(),
+        Command::Package => package::run(),
         Command::Lint => lint::run(),
     };
     match done {

@@ -23,6 +23,10 @@ use crate::{
 /// names start so: `tests/tests/kernel_*.rs`.
 const EVERY_KERNEL: &str = "kernel_";
 
+/// Of these, what `--short` runs: load and attach, verdicts on the wire at both kinds of
+/// endpoint, restart and adoption, detach.
+const SHORT: &[&str] = &["kernel_shop", "kernel_restart", "kernel_same_host"];
+
 /// `cargo xtask test`.
 #[derive(Args, Debug)]
 pub struct Test {
@@ -96,7 +100,7 @@ impl Test {
         setup::ensure(&[Purpose::Build, Purpose::Kernel])?;
         let kernel = kernel_image::ensure(release)?;
         build_binaries()?;
-        let binaries = kernel_test_binaries()?;
+        let binaries = kernel_test_binaries(self.short)?;
         let script = self.guest_script(&binaries);
         step::say(&format!(
             "running {} test programs under Linux {}",
@@ -158,13 +162,14 @@ fn build_binaries() -> Result<()> {
 }
 
 /// Builds the enforcement tests and returns where they are.
-fn kernel_test_binaries() -> Result<Vec<PathBuf>> {
+fn kernel_test_binaries(short: bool) -> Result<Vec<PathBuf>> {
     let sources = workspace::root().join("tests/tests");
     let mut names: Vec<String> = fs::read_dir(&sources)
         .with_context(|| format!("cannot read {}", sources.display()))?
         .filter_map(Result::ok)
         .filter_map(|entry| entry.path().file_stem()?.to_str().map(str::to_owned))
         .filter(|name| name.starts_with(EVERY_KERNEL))
+        .filter(|name| !short || SHORT.contains(&name.as_str()))
         .collect();
     names.sort();
     if names.is_empty() {

@@ -63,6 +63,7 @@ pub fn ensure(purposes: &[Purpose]) -> Result<()> {
     let (separate, mut together): (Vec<_>, Vec<_>) = wanted()
         .map(|need| need.package)
         .partition(|package| *package == "virtiofsd");
+    together.sort_unstable();
     together.dedup();
     install(&together)?;
     // What another package has brought meanwhile is no longer wanted.
