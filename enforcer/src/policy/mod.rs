@@ -22,10 +22,7 @@ mod source;
 mod statement;
 mod workload;
 
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::path::{Path, PathBuf};
 
 pub use diagnostic::{Code, PolicyDiagnostic, PolicyErrors, Position};
 pub use loader::Loader;
@@ -40,17 +37,8 @@ pub use statement::API_VERSION;
 /// Everything that is wrong with it, at once. A tree without any document is an error too: a
 /// directory that was emptied by accident must not end enforcement.
 pub fn load(path: &Path) -> Result<ResolvedPolicy, PolicyErrors> {
-    load_with_files(path).map(|(policy, _)| policy)
-}
-
-/// As [`load`], with the files that the policy was read from: for a copy of the tree.
-///
-/// # Errors
-/// As [`load`].
-pub fn load_with_files(
-    path: &Path,
-) -> Result<(ResolvedPolicy, Vec<Arc<SourceFile>>), PolicyErrors> {
-    loader::read(&[path.to_owned()], Names::BelowRoot, statement::read)
+    let paths = [path.to_owned()];
+    loader::read(&paths, Names::BelowRoot, statement::read).map(|(policy, _)| policy)
 }
 
 /// Reads several trees and files as one policy. Files are called by the path as given.
