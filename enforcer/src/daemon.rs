@@ -142,6 +142,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         let stop = stop.clone();
         async move {
             tokio::select! {
+                biased;
                 () = stop.cancelled() => Ok(()),
                 error = tree_watch.run(tree_changed) => Err(error.into()),
             }
@@ -151,6 +152,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         let stop = stop.clone();
         async move {
             tokio::select! {
+                biased;
                 () = stop.cancelled() => Ok(()),
                 ended = inventory.ended() => ended.map_err(Into::into),
             }
@@ -235,6 +237,7 @@ async fn read_events(
     let mut batch = Vec::new();
     loop {
         tokio::select! {
+            biased;
             () = stop.cancelled() => break,
             read = events.next_batch(&mut batch) => {
                 read.context("cannot read the kernel's events")?;

@@ -71,7 +71,7 @@ pub fn run(args: &ApplyArgs, format: OutputFormat) -> anyhow::Result<Exit> {
                 "nothing changed"
             },
             super::status::short(&answer.digest),
-            super::status::mode_name(answer.mode),
+            crate::metrics::mode_name(answer.mode),
             answer.generation,
         )?;
         if let Some(warning) = &answer.warning {

@@ -21,7 +21,7 @@ pub fn run(args: &ConfirmArgs, format: OutputFormat) -> anyhow::Result<Exit> {
             out,
             "confirmed: policy {} stays in force in mode {} (generation {})",
             super::status::short(&answer.digest),
-            super::status::mode_name(answer.mode),
+            crate::metrics::mode_name(answer.mode),
             answer.generation,
         )
     })?;

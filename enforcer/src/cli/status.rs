@@ -7,7 +7,8 @@ use clap::Args;
 use super::{Exit, OutputFormat, endpoints, output, socket};
 use crate::{
     api::status::{ModeSource, PolicySource, Status},
-    policy::model::{Mode, Tier},
+    metrics::mode_name,
+    policy::model::Tier,
 };
 
 /// Arguments of `status`.
@@ -38,14 +39,6 @@ pub fn short(digest: &str) -> &str {
         Some(short) => short,
         None if digest.is_empty() => "none",
         None => digest,
-    }
-}
-
-/// Name of a mode, as in YAML.
-pub const fn mode_name(mode: Mode) -> &'static str {
-    match mode {
-        Mode::Audit => "audit",
-        Mode::Enforce => "enforce",
     }
 }
 

@@ -19,6 +19,7 @@ use crate::{
         status::PolicySource,
     },
     cause::chain,
+    metrics::mode_name,
     policy::Loader,
     state::choices::{self, Choices},
 };
@@ -204,7 +205,7 @@ impl<K: Kernel> Reconciler<K> {
             Ok(_) => {
                 warn!(
                     digest = self.current.policy.digest,
-                    mode = ?self.current.mode.effective,
+                    mode = mode_name(self.current.mode.effective),
                     "nobody confirmed the trial: it is rolled back"
                 );
                 self.trouble.rollback = None;

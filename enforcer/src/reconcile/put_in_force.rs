@@ -21,6 +21,7 @@ use crate::{
     },
     cause::chain,
     compile::{Inputs, Subjects, compile},
+    metrics::mode_name,
     observe::clock::rfc3339,
     policy::model::Mode,
     state::{StateError, choices},
@@ -111,7 +112,7 @@ impl<K: Kernel> Reconciler<K> {
             info!(
                 generation = applied.generation,
                 digest = wanted.policy.digest,
-                mode = ?wanted.mode.effective,
+                mode = mode_name(wanted.mode.effective),
                 endpoints = wanted.endpoints.len(),
                 milliseconds = started.elapsed().as_millis(),
                 "in force"

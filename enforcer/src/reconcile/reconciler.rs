@@ -32,6 +32,7 @@ use crate::{
     cause::chain,
     compile::{Limits, Numbers},
     inventory::Snapshot,
+    metrics::mode_name,
     observe::clock::rfc3339,
     policy::Loader,
     sd_notify::ServiceManager,
@@ -188,22 +189,25 @@ impl<K: Kernel> Reconciler<K> {
         alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
+                // In this order: at the end, inputs end after `stop`; and what comes often does
+                // not keep what comes rarely waiting.
+                biased;
                 () = stop.cancelled() => return Ok(()),
+                _ = alive.tick() => {
+                    self.wiring.manager.alive();
+                    continue;
+                }
                 command = self.wiring.commands.recv() => {
                     let command = command.context("nobody can give commands any more")?;
                     blocking(|| self.command(command));
                 }
                 () = until(self.trial_deadline) => blocking(|| self.roll_back()),
                 () = self.wiring.tree_changed.notified() => blocking(|| self.read_tree()),
+                () = until(self.retry.map(|(at, _)| at)) => blocking(|| self.try_again()),
+                () = until(self.retire.map(|(at, _)| at)) => blocking(|| self.retire_numbers()),
                 changed = self.wiring.inventory.changed() => {
                     changed.context("the inventory ended")?;
                     blocking(|| self.follow_host());
-                }
-                () = until(self.retry.map(|(at, _)| at)) => blocking(|| self.try_again()),
-                () = until(self.retire.map(|(at, _)| at)) => blocking(|| self.retire_numbers()),
-                _ = alive.tick() => {
-                    self.wiring.manager.alive();
-                    continue;
                 }
             }
             self.publish();
@@ -424,13 +428,13 @@ impl<K: Kernel> Reconciler<K> {
     pub(super) fn summary(&self) -> String {
         let digest = &self.current.policy.digest;
         format!(
-            "{}mode {:?}, policy {}, generation {}, {} endpoints",
+            "{}mode {}, policy {}, generation {}, {} endpoints",
             if self.current.health.ok {
                 ""
             } else {
                 "DEGRADED (see `enforcer status`): "
             },
-            self.current.mode.effective,
+            mode_name(self.current.mode.effective),
             digest.get(..12).unwrap_or("none"),
             self.current.generation,
             self.current.endpoints.len(),

@@ -84,6 +84,8 @@ pub async fn run(
     loop {
         let mut flows = HashSet::new();
         tokio::select! {
+            // At the end, inputs end after `stop`.
+            biased;
             () = stop.cancelled() => return Ok(()),
             changed = in_force.changed() => changed?,
             flow = broken.recv() => flows.extend(flow),
@@ -97,16 +99,33 @@ pub async fn run(
         if !changed && !again && flows.is_empty() {
             continue;
         }
-        let judge_all = changed || again;
+        let look = match (changed, again) {
+            (true, _) => Look::First,
+            (false, true) => Look::Second,
+            (false, false) => Look::None,
+        };
         again = changed;
         swept = now.generation;
-        tokio::task::spawn_blocking(move || sweep(&now, judge_all, &flows)).await?;
+        tokio::task::spawn_blocking(move || sweep(&now, look, &flows)).await?;
         sleep(PAUSE).await;
     }
 }
 
-/// One pass: what the image denies (where `judge_all`), and what the kernel has broken.
-fn sweep(now: &InForce, judge_all: bool, broken: &HashSet<BrokenFlow>) {
+/// Whether every open connection is judged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Look {
+    /// Only what the kernel has broken is ended.
+    None,
+    /// Just after a change.
+    First,
+    /// A while later: a cgroup that the snapshot does not have by now is outside the cgroup
+    /// root, not new.
+    Second,
+}
+
+/// One pass: what the image denies, and what the kernel has broken.
+fn sweep(now: &InForce, look: Look, broken: &HashSet<BrokenFlow>) {
+    let judge_all = look != Look::None;
     let mut ended = 0;
     let places = CgroupEndpoints::new(now);
     if (judge_all && places.restrict(&now.image)) || !broken.is_empty() {
@@ -115,7 +134,7 @@ fn sweep(now: &InForce, judge_all: bool, broken: &HashSet<BrokenFlow>) {
                 ended += end(table, |sockets| {
                     let mut found = matching(sockets, broken);
                     if judge_all {
-                        found.extend(condemned_cgroup_sockets(now, &places, sockets));
+                        found.extend(condemned_cgroup_sockets(now, &places, look, sockets));
                     }
                     found
                 });
@@ -322,6 +341,7 @@ enum Owner<'a> {
 fn condemned_cgroup_sockets(
     now: &InForce,
     places: &CgroupEndpoints<'_>,
+    look: Look,
     sockets: &[Socket],
 ) -> Vec<Socket> {
     let listening = listening_ports(sockets);
@@ -341,6 +361,7 @@ fn condemned_cgroup_sockets(
         match places.of(peer.cgroup?) {
             Owner::Endpoint(endpoint) => Some(endpoint.identity),
             Owner::Nobody => Some(now.image.identity_of(remote)),
+            Owner::Unknown if look == Look::Second => Some(now.image.identity_of(remote)),
             Owner::Unknown => None,
         }
     };
