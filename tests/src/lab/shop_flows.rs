@@ -203,8 +203,13 @@ pub struct Denial {
 /// Whether a record is about the flow.
 pub fn is_about(record: &FlowRecord, shop: &Shop, flow: ShopFlow, v6: bool) -> bool {
     let (from, to) = (flow.from.of(shop).ip(v6), flow.to.of(shop).ip(v6));
-    let destination = record.destination();
-    record.source().address == Some(from)
+    let (source, destination) = (record.source(), record.destination());
+    // When a program calls connect(2), its own address is not chosen yet.
+    let is_source = match source.address {
+        Some(address) => address == from,
+        None => source.name.as_deref() == Some(flow.from.name()),
+    };
+    is_source
         && destination.address == Some(to)
         && record.protocol == flow.protocol.record_name(v6)
         && (flow.protocol == FlowProtocol::Icmp || destination.port == Some(flow.port))
