@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use comfy_table::{Cell, Color, ContentArrangement, Table, presets::UTF8_HORIZONTAL_ONLY};
+use comfy_table::{Cell, Color, ContentArrangement, Table};
 use serde_json::{Value, json};
 
 use super::{Demo, Finding, Findings, Row};
@@ -68,11 +68,14 @@ fn rule_words(denial: &Denial) -> [String; 2] {
     )
 }
 
+/// A preset of comfy-table with no line but the one below the header.
+const HEADER_LINE_ONLY: &str = "     ──            ";
+
 /// The table of flows.
 pub fn flow_table(rows: &[Row]) -> String {
     let mut table = Table::new();
     table
-        .load_preset(UTF8_HORIZONTAL_ONLY)
+        .load_preset(HEADER_LINE_ONLY)
         .set_content_arrangement(ContentArrangement::Dynamic)
         .set_header([
             "",
@@ -113,7 +116,7 @@ pub fn flow_table(rows: &[Row]) -> String {
 pub fn finding_table(findings: &[Finding]) -> String {
     let mut table = Table::new();
     table
-        .load_preset(UTF8_HORIZONTAL_ONLY)
+        .load_preset(HEADER_LINE_ONLY)
         .set_content_arrangement(ContentArrangement::Dynamic)
         .set_header(["", "expected", "observed"]);
     for finding in findings {
