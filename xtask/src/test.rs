@@ -134,7 +134,7 @@ impl Test {
             .collect();
         let tests = workspace::root().join("tests");
         lines.push(format!("cd {}", quoted(&tests.display().to_string())));
-        lines.push("export RUST_BACKTRACE=1 CARGO_MANIFEST_DIR=$PWD; failed=0".to_owned());
+        lines.push("export CARGO_MANIFEST_DIR=$PWD; failed=0".to_owned());
         let filter = self.filter.as_deref().map(quoted).unwrap_or_default();
         for binary in binaries {
             let binary = quoted(&binary.display().to_string());
