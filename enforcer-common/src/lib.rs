@@ -6,6 +6,12 @@
 //! `explain` and by the tests.
 #![no_std]
 #![deny(unsafe_code)]
+#![expect(
+    clippy::inline_always,
+    clippy::match_same_arms,
+    reason = "functions that are not inlined cost the kernel programs stack and verification; \
+              tables of numbers are read by row"
+)]
 
 pub mod abi;
 pub mod address_entry;

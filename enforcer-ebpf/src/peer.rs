@@ -25,29 +25,38 @@ use crate::{
 /// Look-ups in the network namespace of the packet.
 const CURRENT_NETNS: u64 = u64::MAX;
 
-/// By exact address, then by longest prefix; else the host (loopback) or the world.
-#[inline(always)]
-pub fn by_address<F: Family>(config: &Config, address: &F::Addr) -> AddressEntry {
+/// Looks an address up: exactly, then by longest prefix. Returns 1 when it is known. Never
+/// inlined: the keys' room on the stack is free again afterwards.
+#[inline(never)]
+pub fn find<F: Family>(config: &Config, address: &F::Addr, found: &mut AddressEntry) -> u32 {
+    // Map keys must be on this function's own stack (before Linux 6.2).
+    let address = &core::hint::black_box(*address);
     if let Some(entry) = F::address(address) {
-        return entry;
+        *found = entry;
+        return 1;
     }
     if config.prefixes[F::INDEX] != 0
         && let Some(entry) = F::prefix(address)
     {
-        return entry;
+        *found = entry;
+        return 1;
     }
-    if F::is_loopback(address) {
-        return AddressEntry {
-            identity: identity::HOST,
-            endpoint: 0,
-            flags: address_flag::LOCAL,
-        };
-    }
-    AddressEntry {
+    0
+}
+
+/// By address; what is not known is the host (loopback) or the world.
+#[inline(always)]
+pub fn by_address<F: Family>(config: &Config, address: &F::Addr) -> AddressEntry {
+    let mut found = AddressEntry {
         identity: identity::WORLD,
         endpoint: 0,
         flags: 0,
+    };
+    if find::<F>(config, address, &mut found) == 0 && F::is_loopback(address) {
+        found.identity = identity::HOST;
+        found.flags = address_flag::LOCAL;
     }
+    found
 }
 
 /// By the peer's own socket on this host: its cgroup is a fact of this kernel. Returns the

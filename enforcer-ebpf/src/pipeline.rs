@@ -22,9 +22,9 @@ use enforcer_common::{
 
 use crate::{
     family::{Family, V4, V6},
-    parse::{Packet, frame::Skb, kind, quoted::Quoted},
+    parse::{OK, Packet, frame::Skb, kind, quoted::Quoted},
     peer,
-    report::{Facts, report},
+    report::{Facts, Report},
     table::{
         config::{config, is_failsafe},
         endpoints, flows, fragments, policy,
@@ -154,12 +154,12 @@ struct Notes {
     state: u8,
 }
 
-const _: () = assert!(size_of::<Case<V4>>() == 48 + 32 + 24);
-const _: () = assert!(size_of::<Case<V6>>() == 48 + 56 + 48);
+const _: () = assert!(size_of::<Case<V4>>() == 28 + 32 + 20 + 4);
+const _: () = assert!(size_of::<Case<V6>>() == 28 + 56 + 44 + 4);
 
 /// The slow way as a global function, for each family and kind of hook: the verifier proves
 /// it once for any packet, and not for every path through the parser that leads to it.
-pub trait Slow: Quoted {
+pub trait Slow: Quoted + Report {
     /// Judges a case at a socket's hook (`at_socket`) or at an interface.
     fn judge(skb: Skb, place: &Place, case: &mut Case<Self>, at_socket: bool) -> u32;
 }
@@ -229,11 +229,12 @@ pub fn walk<F: Slow, const AT_SOCKET: bool>(
     // SAFETY: plain integers; zeroed here, word by word, because a call to `memset` would be a
     // loop over bytes.
     let case = unsafe {
-        zero(case.as_mut_ptr().cast(), size_of::<Case<F>>() / 8);
+        zero(case.as_mut_ptr().cast(), size_of::<Case<F>>() / 4);
         case.assume_init_mut()
     };
-    if let Err(reason) = F::parse(&skb, offset, &mut case.packet) {
-        return MALFORMED + reason as u32;
+    let parsed = F::parse(skb, offset, &mut case.packet);
+    if parsed != OK {
+        return MALFORMED + parsed;
     }
     let direction = Direction::from_byte(place.direction);
     // At a socket datagrams are whole: not sent in pieces yet, or put together already.
@@ -260,7 +261,7 @@ pub fn walk<F: Slow, const AT_SOCKET: bool>(
     }
     let passes = F::judge(skb, place, case, AT_SOCKET);
     if case.facts.tell != 0 {
-        report::<F>(config, &case.flow, &case.facts);
+        F::report(place, &case.flow, &case.facts, false);
     }
     passes
 }
@@ -271,7 +272,7 @@ pub fn walk<F: Slow, const AT_SOCKET: bool>(
 ///
 /// There is room for them at `start`, aligned to words.
 #[inline(always)]
-unsafe fn zero(start: *mut u64, words: usize) {
+unsafe fn zero(start: *mut u32, words: usize) {
     let mut index = 0;
     while index < words {
         // SAFETY: by the caller's promise. Volatile, so that the loop stays what it is.
@@ -302,10 +303,6 @@ fn judge<F: Quoted, const AT_SOCKET: bool>(skb: Skb, place: &Place, case: &mut C
     if is_infrastructure(packet, endpoint, place, direction) {
         return 1;
     }
-    facts.now = place.now;
-    facts.cgroup = place.cgroup;
-    facts.ifindex = place.ifindex;
-    facts.hook = place.hook;
     facts.direction = place.direction;
     facts.peer = identity::WORLD;
     facts.endpoint = endpoint.id;
@@ -315,7 +312,7 @@ fn judge<F: Quoted, const AT_SOCKET: bool>(skb: Skb, place: &Place, case: &mut C
     let audit = endpoint.has(endpoint_flag::AUDIT);
     if place.space == space::INTERFACE
         && direction as u8 == Direction::Egress as u8
-        && !is_own_source::<F>(&packet.source, endpoint)
+        && !is_own_source::<F>(config, &flow.local, endpoint)
     {
         facts.decision = Decision::new(Action::Deny, Reason::SourceGuard, 0).audited(audit);
         facts.tell = 1;
@@ -329,10 +326,8 @@ fn judge<F: Quoted, const AT_SOCKET: bool>(skb: Skb, place: &Place, case: &mut C
     note(&mut notes.was_open, 0);
     note(&mut notes.state, State::New as u8);
     if packet.kind != kind::ICMP_ERROR
-        && let Some(entry) = F::flow(flow)
+        && let Some(entry) = entry_of::<F>(flow)
     {
-        // SAFETY: as in `established`.
-        let entry = unsafe { &*entry };
         if !entry.is_expired(packet.protocol, place.seconds)
             && !entry.is_reopened_by(direction, packet.protocol, packet.tcp_flags)
         {
@@ -438,7 +433,7 @@ fn judge<F: Quoted, const AT_SOCKET: bool>(skb: Skb, place: &Place, case: &mut C
             flags,
             reason: facts.decision.reason,
         };
-        let kept = F::keep(flow, &entry);
+        let kept = keep::<F>(flow, &entry) == 1;
         if !kept && passes && config.flags & config_flag::FULL_DENIES != 0 {
             facts.decision = Decision::new(Action::Deny, Reason::FlowTableFull, 0).audited(audit);
             facts.tell = 1;
@@ -448,6 +443,22 @@ fn judge<F: Quoted, const AT_SOCKET: bool>(skb: Skb, place: &Place, case: &mut C
         return 1;
     }
     u32::from(facts.decision.passes())
+}
+
+/// The entry of a flow. Map keys must be on a function's own stack (before Linux 6.2), and the
+/// room for this one is free again afterwards; so with [`keep`].
+#[inline(never)]
+fn entry_of<F: Family>(flow: &FlowKey<F::Addr>) -> Option<&'static mut FlowEntry> {
+    let key = FlowKey { ..*flow };
+    // SAFETY: a live map value. Other CPUs may change it too; every field stands alone.
+    F::flow(&key).map(|entry| unsafe { &mut *entry })
+}
+
+/// Keeps the entry of a flow. Returns 0 when there is no room.
+#[inline(never)]
+fn keep<F: Family>(flow: &FlowKey<F::Addr>, entry: &FlowEntry) -> u32 {
+    let key = FlowKey { ..*flow };
+    u32::from(F::keep(&key, entry))
 }
 
 /// Writes a note so that the compiler cannot carry its value on in a register.
@@ -633,20 +644,18 @@ fn is_infrastructure<F: Family>(
 
 /// Whether a source address is the workload's own.
 #[inline(always)]
-fn is_own_source<F: Family>(source: &F::Addr, endpoint: &EndpointEntry) -> bool {
+fn is_own_source<F: Family>(config: &Config, source: &F::Addr, endpoint: &EndpointEntry) -> bool {
     if F::VERSION == 6 && F::is_link_local(source) {
         return true;
     }
     let strict = endpoint.has(endpoint_flag::STRICT_SOURCE);
-    let entry = F::address(source).or_else(|| F::prefix(source));
-    match entry {
-        Some(entry) if entry.endpoint == endpoint.id => true,
-        Some(entry) if !strict => {
-            entry.endpoint == 0
-                && entry.flags & address_flag::LOCAL == 0
-                && (entry.identity < identity::FIRST || entry.identity == endpoint.identity)
-        }
-        Some(_) => false,
-        None => !strict && !F::is_loopback(source),
+    let entry = peer::by_address::<F>(config, source);
+    if entry.endpoint == endpoint.id {
+        return true;
     }
+    // Nobody's, or that of a workload of the same identity.
+    !strict
+        && entry.endpoint == 0
+        && entry.flags & address_flag::LOCAL == 0
+        && (entry.identity < identity::FIRST || entry.identity == endpoint.identity)
 }

@@ -6,20 +6,20 @@ use aya_ebpf::{
 };
 use enforcer_common::{
     Action, Decision, Direction, Protocol, Reason,
-    config::Config,
     event::Hook,
     flow_key::{FlowKey, space},
     identity,
 };
 
 use crate::{
-    family::{Family, V4, V6},
+    family::{V4, V6},
     parse::{
         ethernet::{Payload, payload},
         frame::{Frame, Skb, Xdp},
     },
-    report::{Facts, report},
-    table::config::{config, is_failsafe, now},
+    pipeline::Place,
+    report::{Facts, Report},
+    table::config::{config, is_failsafe, now, seconds},
 };
 
 /// Drops what comes from a blocked prefix, unless it is for a failsafe port.
@@ -32,14 +32,14 @@ pub fn uplink(ctx: &XdpContext) -> u32 {
     // Offsets are constants, tag by tag: see `Frame for Xdp`.
     let passes = match payload(&frame) {
         Ok(Payload::Ip4(offset)) if config.blocked[0] != 0 => match offset {
-            14 => at_xdp::<V4, 14>(frame, config),
-            18 => at_xdp::<V4, 18>(frame, config),
-            _ => at_xdp::<V4, 22>(frame, config),
+            14 => at_xdp::<V4, 14>(frame),
+            18 => at_xdp::<V4, 18>(frame),
+            _ => at_xdp::<V4, 22>(frame),
         },
         Ok(Payload::Ip6(offset)) if config.blocked[1] != 0 => match offset {
-            14 => at_xdp::<V6, 14>(frame, config),
-            18 => at_xdp::<V6, 18>(frame, config),
-            _ => at_xdp::<V6, 22>(frame, config),
+            14 => at_xdp::<V6, 14>(frame),
+            18 => at_xdp::<V6, 18>(frame),
+            _ => at_xdp::<V6, 22>(frame),
         },
         _ => 1,
     };
@@ -47,22 +47,22 @@ pub fn uplink(ctx: &XdpContext) -> u32 {
 }
 
 #[inline(never)]
-fn at_xdp<F: Source, const OFFSET: u32>(frame: Xdp, config: &Config) -> u32 {
+fn at_xdp<F: Source, const OFFSET: u32>(frame: Xdp) -> u32 {
     // SAFETY: the context of the program.
     let ifindex = unsafe { (*frame.0).ingress_ifindex };
-    u32::from(is_welcome::<F>(&frame, config, OFFSET, ifindex, Hook::Xdp))
+    u32::from(is_welcome::<F>(&frame, OFFSET, ifindex, Hook::Xdp))
 }
 
 /// The same at TC, where XDP is turned off.
 #[inline(never)]
-pub fn at_tc<F: Source>(frame: Skb, config: &Config, offset: u32) -> u32 {
+pub fn at_tc<F: Source>(frame: Skb, offset: u32) -> u32 {
     // SAFETY: the context of the program.
     let ifindex = unsafe { (*frame.0).ifindex };
-    u32::from(is_welcome::<F>(&frame, config, offset, ifindex, Hook::Tc))
+    u32::from(is_welcome::<F>(&frame, offset, ifindex, Hook::Tc))
 }
 
 /// The little that a block list needs of a packet.
-pub trait Source: Family {
+pub trait Source: Report {
     /// Offsets of the source, of the destination, and of the protocol, in the IP header, and
     /// the length of a header without options.
     const OFFSETS: [u32; 4];
@@ -89,13 +89,7 @@ impl Source for V6 {
 }
 
 #[inline(always)]
-fn is_welcome<F: Source>(
-    frame: &impl Frame,
-    config: &Config,
-    offset: u32,
-    ifindex: u32,
-    hook: Hook,
-) -> bool {
+fn is_welcome<F: Source>(frame: &impl Frame, offset: u32, ifindex: u32, hook: Hook) -> bool {
     let [source, destination, protocol, length] = F::OFFSETS;
     // What is cut short is told by the next hook.
     let Ok(source) = F::load(frame, offset + source) else {
@@ -134,22 +128,32 @@ fn is_welcome<F: Source>(
         space: space::HOST,
         pad: 0,
     };
-    let facts = Facts {
-        now: now(),
+    let now = now();
+    let place = Place {
+        now,
         cgroup: 0,
+        seconds: seconds(now),
+        ifindex,
+        scope: 0,
+        space: space::HOST,
+        hook: hook as u8,
+        direction: Direction::Ingress as u8,
+        reported: 0,
+        pad: [0; 4],
+    };
+    let facts = Facts {
         decision,
         endpoint: 1,
         peer: identity::WORLD,
-        ifindex,
         length: frame.len().saturating_sub(offset),
         port: ports[1],
-        hook: hook as u8,
         tcp_flags: 0,
         direction: Direction::Ingress as u8,
         flags: 0,
         opens: 1,
         tell: 1,
+        pad: 0,
     };
-    report::<F>(config, &flow, &facts);
+    F::report(&place, &flow, &facts, false);
     decision.passes()
 }

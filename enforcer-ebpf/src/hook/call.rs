@@ -22,9 +22,10 @@ use enforcer_common::{
 use crate::{
     family::{Family, V4, V6},
     peer,
-    report::{Facts, report},
+    pipeline::Place,
+    report::{Facts, Report},
     table::{
-        config::{config, now},
+        config::{config, now, seconds},
         endpoints, policy, sockets,
     },
 };
@@ -33,7 +34,7 @@ const ALLOW: i32 = 1;
 const REFUSE: i32 = 0;
 
 /// The destination of a call.
-pub trait Destination: Family {
+pub trait Destination: Report {
     /// Reads it from the context.
     ///
     /// # Safety
@@ -41,11 +42,11 @@ pub trait Destination: Family {
     /// The context is the program's, of this family.
     unsafe fn destination(ctx: &SockAddrContext) -> Self::Addr;
     /// The call, on an endpoint that exists.
-    fn judge(ctx: &SockAddrContext, config: &Config, place: &Place, address: &Self::Addr) -> i32;
+    fn judge(ctx: &SockAddrContext, config: &Config, call: &Call, address: &Self::Addr) -> i32;
 }
 
-/// Where a call is judged.
-pub struct Place {
+/// A call on its way.
+pub struct Call {
     cgroup: u64,
     endpoint: &'static EndpointEntry,
     hook: u8,
@@ -61,8 +62,8 @@ impl Destination for V4 {
     }
 
     #[inline(always)]
-    fn judge(ctx: &SockAddrContext, config: &Config, place: &Place, address: &[u8; 4]) -> i32 {
-        judge::<V4>(ctx, config, place, address)
+    fn judge(ctx: &SockAddrContext, config: &Config, call: &Call, address: &[u8; 4]) -> i32 {
+        judge::<V4>(ctx, config, call, address)
     }
 }
 
@@ -92,13 +93,13 @@ impl Destination for V6 {
     }
 
     #[inline(always)]
-    fn judge(ctx: &SockAddrContext, config: &Config, place: &Place, address: &Addr6) -> i32 {
+    fn judge(ctx: &SockAddrContext, config: &Config, call: &Call, address: &Addr6) -> i32 {
         let [.., a, b, c, d] = *address;
         if enforcer_common::flow_key::mapped([a, b, c, d]) == *address {
             // An IPv4 destination through an IPv6 socket: its packets will be IPv4.
-            return judge::<V4>(ctx, config, place, &[a, b, c, d]);
+            return judge::<V4>(ctx, config, call, &[a, b, c, d]);
         }
-        judge::<V6>(ctx, config, place, address)
+        judge::<V6>(ctx, config, call, address)
     }
 }
 
@@ -128,7 +129,7 @@ fn enter<F: Destination>(ctx: &SockAddrContext, hook: Hook) -> i32 {
     }
     // SAFETY: the context of the program.
     let (protocol, port) = unsafe { ((*ctx.sock_addr).protocol, (*ctx.sock_addr).user_port) };
-    let place = Place {
+    let call = Call {
         cgroup,
         endpoint,
         hook: hook as u8,
@@ -136,31 +137,26 @@ fn enter<F: Destination>(ctx: &SockAddrContext, hook: Hook) -> i32 {
         port: u16::from_be(port as u16),
     };
     // Ping and raw sockets have no port here: their packets are judged.
-    if !Protocol::has_ports(place.protocol) {
+    if !Protocol::has_ports(call.protocol) {
         return ALLOW;
     }
     // SAFETY: the context of the program, of this family.
     let address = unsafe { F::destination(ctx) };
-    F::judge(ctx, config, &place, &address)
+    F::judge(ctx, config, &call, &address)
 }
 
 #[inline(always)]
-fn judge<F: Family>(
-    ctx: &SockAddrContext,
-    config: &Config,
-    place: &Place,
-    address: &F::Addr,
-) -> i32 {
+fn judge<F: Report>(ctx: &SockAddrContext, config: &Config, call: &Call, address: &F::Addr) -> i32 {
     let known = peer::by_address::<F>(config, address);
     let mut peer = known.identity;
     let flow = FlowKey {
-        scope: place.endpoint.id,
+        scope: call.endpoint.id,
         // Not chosen yet.
         local: F::UNSPECIFIED,
         remote: *address,
         local_port: 0,
-        remote_port: place.port,
-        protocol: place.protocol,
+        remote_port: call.port,
+        protocol: call.protocol,
         space: space::CGROUP,
         pad: 0,
     };
@@ -176,32 +172,42 @@ fn judge<F: Family>(
         }
     }
     let decision = policy::decide(&Judge {
-        set: place.endpoint.set(Direction::Egress),
+        set: call.endpoint.set(Direction::Egress),
         peer,
-        protocol: place.protocol,
-        port: place.port,
+        protocol: call.protocol,
+        port: call.port,
     });
-    let decision = decision.audited(place.endpoint.has(endpoint_flag::AUDIT));
+    let decision = decision.audited(call.endpoint.has(endpoint_flag::AUDIT));
     if decision.action == Action::Allow as u8 {
         return ALLOW;
     }
-    let facts = Facts {
-        now: now(),
-        cgroup: place.cgroup,
-        decision,
-        endpoint: place.endpoint.id,
-        peer,
+    let now = now();
+    let place = Place {
+        now,
+        cgroup: call.cgroup,
+        seconds: seconds(now),
         ifindex: 0,
+        scope: call.endpoint.id,
+        space: space::CGROUP,
+        hook: call.hook,
+        direction: Direction::Egress as u8,
+        reported: 0,
+        pad: [0; 4],
+    };
+    let facts = Facts {
+        decision,
+        endpoint: call.endpoint.id,
+        peer,
         length: 0,
-        port: place.port,
-        hook: place.hook,
+        port: call.port,
         tcp_flags: 0,
         direction: Direction::Egress as u8,
         flags: 0,
         opens: 1,
         tell: 1,
+        pad: 0,
     };
-    report::<F>(config, &flow, &facts);
+    F::report(&place, &flow, &facts, true);
     if !decision.passes() {
         return REFUSE;
     }

@@ -8,7 +8,7 @@ use aya_ebpf::{
 };
 use enforcer_common::{
     Action, Decision, Direction, Reason,
-    config::{Config, config_flag},
+    config::config_flag,
     endpoint_entry::endpoint_flag,
     event::Hook,
     flow_key::{FlowKey, space},
@@ -20,7 +20,7 @@ use crate::{
     family::{V4, V6},
     parse::frame::{Frame, Skb},
     pipeline::{Place, walk},
-    report::{Facts, report},
+    report::{Facts, Report},
     table::{
         config::{config, now, seconds},
         endpoints, sockets,
@@ -84,7 +84,7 @@ pub fn packet(ctx: &SkBuffContext, direction: Direction) -> i32 {
         if config.flags & config_flag::UNKNOWN_DENIES == 0 {
             return PASS;
         }
-        return refuse(skb, config, &place, Reason::UnknownWorkload as u8) as i32;
+        return refuse(skb, &place, Reason::UnknownWorkload as u8) as i32;
     }
     let Ok(first) = skb.load::<u8>(0) else {
         return PASS;
@@ -97,13 +97,13 @@ pub fn packet(ctx: &SkBuffContext, direction: Direction) -> i32 {
     match code {
         0 => DROP,
         1 => PASS,
-        reason => refuse(skb, config, &place, reason as u8) as i32,
+        reason => refuse(skb, &place, reason as u8) as i32,
     }
 }
 
 /// Finds the nearest enrolled cgroup of the packet's socket.
-#[inline(always)]
-fn resolve(skb: Skb, entry: &mut SocketEntry, generation: u32) {
+#[inline(never)]
+fn resolve(skb: Skb, entry: &mut SocketEntry, generation: u32) -> u32 {
     // SAFETY: the context of the program.
     let cgroup = endpoints::nearest(|level| unsafe { bpf_skb_ancestor_cgroup_id(skb.0, level) });
     let endpoint = endpoints::cgroup(cgroup);
@@ -112,12 +112,13 @@ fn resolve(skb: Skb, entry: &mut SocketEntry, generation: u32) {
     entry.pending =
         u8::from(endpoint.is_some_and(|e| e.flags & endpoint_flag::PENDING_CHILDREN != 0));
     entry.resolved = generation;
+    0
 }
 
 /// A packet that is refused for itself, whatever policy says. Returns 1 when audit mode lets
 /// it through.
 #[inline(never)]
-fn refuse(skb: Skb, config: &Config, place: &Place, reason: u8) -> u32 {
+fn refuse(skb: Skb, place: &Place, reason: u8) -> u32 {
     let endpoint = if place.space == space::CGROUP {
         endpoints::cgroup(place.cgroup)
     } else {
@@ -127,21 +128,18 @@ fn refuse(skb: Skb, config: &Config, place: &Place, reason: u8) -> u32 {
     let mut decision = Decision::new(Action::Deny, Reason::Truncated, 0);
     decision.reason = reason;
     let facts = Facts {
-        now: place.now,
-        cgroup: place.cgroup,
         decision: decision.audited(endpoint.has(endpoint_flag::AUDIT)),
         endpoint: endpoint.id,
         peer: identity::WORLD,
-        ifindex: place.ifindex,
         // SAFETY: the context of the program.
         length: unsafe { (*skb.0).len },
         port: 0,
-        hook: place.hook,
         tcp_flags: 0,
         direction: place.direction,
         flags: 0,
         opens: 0,
         tell: 1,
+        pad: 0,
     };
     let flow = FlowKey {
         scope: place.scope,
@@ -153,6 +151,6 @@ fn refuse(skb: Skb, config: &Config, place: &Place, reason: u8) -> u32 {
         space: place.space,
         pad: 0,
     };
-    report::<V4>(config, &flow, &facts);
+    V4::report(place, &flow, &facts, false);
     u32::from(facts.decision.passes())
 }

@@ -18,7 +18,7 @@ use crate::{
         frame::Skb,
     },
     pipeline::{MALFORMED, Place, walk},
-    report::{Facts, report},
+    report::{Facts, Report},
     table::{
         config::{config, now, seconds},
         endpoints,
@@ -63,13 +63,13 @@ fn enter(ctx: &TcContext, direction: Direction, space: u8) -> i32 {
     };
     let code = match payload_of(&skb) {
         Ok(Payload::Ip4(offset)) => {
-            if blocks(config, &place, 0) && block::at_tc::<V4>(skb, config, offset) == 0 {
+            if blocks(config, &place, 0) && block::at_tc::<V4>(skb, offset) == 0 {
                 return DROP;
             }
             walk::<V4, false>(skb, config, &place, offset)
         }
         Ok(Payload::Ip6(offset)) => {
-            if blocks(config, &place, 1) && block::at_tc::<V6>(skb, config, offset) == 0 {
+            if blocks(config, &place, 1) && block::at_tc::<V6>(skb, offset) == 0 {
                 return DROP;
             }
             walk::<V6, false>(skb, config, &place, offset)
@@ -80,7 +80,7 @@ fn enter(ctx: &TcContext, direction: Direction, space: u8) -> i32 {
     match code {
         0 => DROP,
         1 => NEXT,
-        reason => malformed(skb, config, &place, reason as u8),
+        reason => malformed(skb, &place, reason as u8),
     }
 }
 
@@ -95,7 +95,7 @@ fn blocks(config: &Config, place: &Place, family: usize) -> bool {
 
 /// A frame that contradicts itself, or a fragment without its first one.
 #[inline(never)]
-fn malformed(skb: Skb, config: &Config, place: &Place, reason: u8) -> i32 {
+fn malformed(skb: Skb, place: &Place, reason: u8) -> i32 {
     let Some(endpoint) = endpoints::interface(place.ifindex) else {
         return NEXT;
     };
@@ -109,21 +109,18 @@ fn malformed(skb: Skb, config: &Config, place: &Place, reason: u8) -> i32 {
     let mut decision = Decision::new(Action::Deny, Reason::Truncated, 0);
     decision.reason = reason;
     let facts = Facts {
-        now: place.now,
-        cgroup: 0,
         decision: decision.audited(endpoint.has(endpoint_flag::AUDIT)),
         endpoint: endpoint.id,
         peer: identity::WORLD,
-        ifindex: place.ifindex,
         // SAFETY: the context of the program.
         length: unsafe { (*skb.0).len },
         port: 0,
-        hook: place.hook,
         tcp_flags: 0,
         direction: place.direction,
         flags: 0,
         opens: 0,
         tell: 1,
+        pad: 0,
     };
     let flow = FlowKey {
         scope: place.scope,
@@ -135,6 +132,6 @@ fn malformed(skb: Skb, config: &Config, place: &Place, reason: u8) -> i32 {
         space: place.space,
         pad: 0,
     };
-    report::<V4>(config, &flow, &facts);
+    V4::report(place, &flow, &facts, false);
     if facts.decision.passes() { NEXT } else { DROP }
 }

@@ -8,6 +8,7 @@ pub mod ip6;
 pub mod quoted;
 pub mod transport;
 
+use aya_ebpf::bindings::__sk_buff;
 use enforcer_common::{
     Direction, Protocol, Reason,
     conntrack::{is_open_request, tcp_flag},
@@ -48,25 +49,52 @@ pub struct Packet<F: Family> {
 
 const _: () = assert!(size_of::<Packet<V4>>() == 8 + 24 && size_of::<Packet<V6>>() == 32 + 24);
 
+/// What [`Parse::parse`] returns for a packet that is well formed: no [`Reason`] has this
+/// number.
+pub const OK: u32 = 0xff;
+
 /// An address family whose packets can be parsed.
 pub trait Parse: Family + Sized {
-    /// Parses from the IP header at `offset` on.
-    fn parse(frame: &Skb, offset: u32, packet: &mut Packet<Self>) -> Result<(), Reason>;
+    /// Parses from the IP header at `offset` on. Returns [`OK`] or a [`Reason`]. Never inlined:
+    /// what it needs of the stack is free again when the packet is judged.
+    fn parse(frame: Skb, offset: u32, packet: &mut Packet<Self>) -> u32;
 }
 
 impl Parse for V4 {
     #[inline(always)]
-    fn parse(frame: &Skb, offset: u32, packet: &mut Packet<Self>) -> Result<(), Reason> {
-        ip4::packet(frame, offset, packet)
+    fn parse(frame: Skb, offset: u32, packet: &mut Packet<Self>) -> u32 {
+        parse4_global(frame.0, offset, packet)
     }
 }
 
 impl Parse for V6 {
     #[inline(always)]
-    fn parse(frame: &Skb, offset: u32, packet: &mut Packet<Self>) -> Result<(), Reason> {
-        ip6::packet(frame, offset, packet)
+    fn parse(frame: Skb, offset: u32, packet: &mut Packet<Self>) -> u32 {
+        parse6_global(frame.0, offset, packet)
     }
 }
+
+macro_rules! global {
+    ($name:ident, $family:ident, $parser:path) => {
+        /// A global function (see [`crate::table::policy`]): however many ways lead through
+        /// the parser, one leads out of it.
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        extern "C" fn $name(skb: *mut __sk_buff, offset: u32, packet: *mut Packet<$family>) -> u32 {
+            // SAFETY: the caller's own; the verifier wants the question to be asked.
+            let Some(packet) = (unsafe { packet.as_mut() }) else {
+                return Reason::Truncated as u32;
+            };
+            match $parser(&Skb(skb), offset, packet) {
+                Ok(()) => OK,
+                Err(reason) => reason as u32,
+            }
+        }
+    };
+}
+
+global!(parse4_global, V4, ip4::packet);
+global!(parse6_global, V6, ip6::packet);
 
 /// Kinds of packets.
 pub mod kind {
