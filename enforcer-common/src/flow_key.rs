@@ -15,6 +15,7 @@ pub enum Direction {
 impl Direction {
     /// The other way.
     #[inline(always)]
+    #[must_use]
     pub const fn reverse(self) -> Self {
         match self {
             Self::Egress => Self::Ingress,

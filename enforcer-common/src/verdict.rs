@@ -132,15 +132,14 @@ impl Judge {
             set: self.set,
             peer: self.peer,
         };
-        let entry = match lookup.policy(&key) {
-            Some(entry) => entry,
-            None => {
-                key.peer = identity::ANY;
-                match lookup.policy(&key) {
-                    Some(entry) => entry,
-                    // Every set has a wildcard entry: a set without one was never written.
-                    None => return Decision::new(Action::Deny, Reason::NoPolicy, 0),
-                }
+        let entry = if let Some(entry) = lookup.policy(&key) {
+            entry
+        } else {
+            key.peer = identity::ANY;
+            match lookup.policy(&key) {
+                Some(entry) => entry,
+                // Every set has a wildcard entry: a set without one was never written.
+                None => return Decision::new(Action::Deny, Reason::NoPolicy, 0),
             }
         };
         if entry.lengths != 0 {
