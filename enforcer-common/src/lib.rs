@@ -16,6 +16,7 @@
 pub mod abi;
 pub mod address_entry;
 pub mod blocked_entry;
+pub mod clock;
 pub mod config;
 pub mod conntrack;
 pub mod counter;

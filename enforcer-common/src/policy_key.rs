@@ -51,7 +51,10 @@ pub struct PortKey {
 impl PortKey {
     /// The key that covers `port` at prefix length `length` (at most 16).
     #[inline(always)]
-    #[expect(clippy::cast_possible_truncation, reason = "the lower half is what is wanted")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "the lower half is what is wanted"
+    )]
     pub const fn covering(table: u32, protocol: u8, port: u16, length: u8) -> Self {
         let mask = (0xffff_0000_u32 >> length) as u16;
         Self {

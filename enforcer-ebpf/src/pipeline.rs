@@ -144,7 +144,7 @@ pub struct Case<F: Family> {
 
 /// What is found out on the way. Kept in the case's memory, of whose contents the verifier
 /// remembers nothing: paths that differ only here are one path to it.
-#[repr(C)]
+#[repr(C, align(4))]
 struct Notes {
     /// 0 or 1 as [`Direction`]; 2: cannot be told.
     opener: u8,
@@ -226,12 +226,9 @@ pub fn walk<F: Slow, const AT_SOCKET: bool>(
     offset: u32,
 ) -> u32 {
     let mut case = MaybeUninit::<Case<F>>::uninit();
-    // SAFETY: plain integers; zeroed here, word by word, because a call to `memset` would be a
-    // loop over bytes.
-    let case = unsafe {
-        zero(case.as_mut_ptr().cast(), size_of::<Case<F>>() / 4);
-        case.assume_init_mut()
-    };
+    // SAFETY: plain integers. The parser writes every field of the packet; the rest is zeroed
+    // before it is read, word by word, because a call to `memset` would be a loop over bytes.
+    let case = unsafe { case.assume_init_mut() };
     let parsed = F::parse(skb, offset, &mut case.packet);
     if parsed != OK {
         return MALFORMED + parsed;
@@ -258,6 +255,11 @@ pub fn walk<F: Slow, const AT_SOCKET: bool>(
     }
     if case.packet.kind == kind::ICMP_ERROR && is_related::<F>(skb, place, &case.packet) == 1 {
         return 1;
+    }
+    // SAFETY: exactly the two parts, which are words.
+    unsafe {
+        zero((&raw mut case.facts).cast(), size_of::<Facts>() / 4);
+        zero((&raw mut case.notes).cast(), size_of::<Notes>() / 4);
     }
     let passes = F::judge(skb, place, case, AT_SOCKET);
     if case.facts.tell != 0 {

@@ -6,6 +6,7 @@ use aya_ebpf::{
 };
 use enforcer_common::{
     Action, Decision, Direction, Protocol, Reason,
+    clock::seconds,
     event::Hook,
     flow_key::{FlowKey, space},
     identity,
@@ -19,7 +20,7 @@ use crate::{
     },
     pipeline::Place,
     report::{Facts, Report},
-    table::config::{config, is_failsafe, now, seconds},
+    table::config::{config, is_failsafe, now},
 };
 
 /// Drops what comes from a blocked prefix, unless it is for a failsafe port.

@@ -13,6 +13,7 @@ use aya_ebpf::{
 use enforcer_common::{
     Action, Direction, Judge, Protocol,
     address_entry::address_flag,
+    clock::seconds,
     config::Config,
     endpoint_entry::{EndpointEntry, endpoint_flag},
     event::Hook,
@@ -25,7 +26,7 @@ use crate::{
     pipeline::Place,
     report::{Facts, Report},
     table::{
-        config::{config, now, seconds},
+        config::{config, now},
         endpoints, policy, sockets,
     },
 };

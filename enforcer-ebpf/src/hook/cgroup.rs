@@ -8,6 +8,7 @@ use aya_ebpf::{
 };
 use enforcer_common::{
     Action, Decision, Direction, Reason,
+    clock::seconds,
     config::config_flag,
     endpoint_entry::endpoint_flag,
     event::Hook,
@@ -22,7 +23,7 @@ use crate::{
     pipeline::{Place, walk},
     report::{Facts, Report},
     table::{
-        config::{config, now, seconds},
+        config::{config, now},
         endpoints, sockets,
     },
 };

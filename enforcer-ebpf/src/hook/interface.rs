@@ -3,6 +3,7 @@
 use aya_ebpf::programs::TcContext;
 use enforcer_common::{
     Action, Decision, Direction, Reason,
+    clock::seconds,
     config::{Config, config_flag},
     endpoint_entry::endpoint_flag,
     event::Hook,
@@ -20,7 +21,7 @@ use crate::{
     pipeline::{MALFORMED, Place, walk},
     report::{Facts, Report},
     table::{
-        config::{config, now, seconds},
+        config::{config, now},
         endpoints,
     },
 };

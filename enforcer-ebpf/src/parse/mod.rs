@@ -85,6 +85,13 @@ macro_rules! global {
             let Some(packet) = (unsafe { packet.as_mut() }) else {
                 return Reason::Truncated as u32;
             };
+            packet.identification = 0;
+            packet.source_port = 0;
+            packet.destination_port = 0;
+            packet.icmp = 0;
+            packet.tcp_flags = 0;
+            packet.kind = kind::PLAIN;
+            packet.pad = 0;
             match $parser(&Skb(skb), offset, packet) {
                 Ok(()) => OK,
                 Err(reason) => reason as u32,

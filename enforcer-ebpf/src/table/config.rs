@@ -19,12 +19,6 @@ pub fn now() -> u64 {
     unsafe { bpf_ktime_get_coarse_ns() }
 }
 
-/// Seconds of the same clock.
-#[inline(always)]
-pub fn seconds(now: u64) -> u32 {
-    (now / 1_000_000_000) as u32
-}
-
 /// Whether the port is one that no policy can close on the host endpoint: 1 or 0. A global
 /// function (see [`crate::table::policy`]): the verifier walks the loop once.
 #[unsafe(no_mangle)]

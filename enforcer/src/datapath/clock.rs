@@ -11,7 +11,7 @@ pub fn nanoseconds() -> u64 {
     })
 }
 
-/// Seconds of the same clock.
+/// Seconds of the same clock, as [`enforcer_common::clock::seconds`] counts them.
 pub fn seconds() -> u32 {
-    u32::try_from(nanoseconds() / 1_000_000_000).unwrap_or(u32::MAX)
+    enforcer_common::clock::seconds(nanoseconds())
 }
