@@ -19,9 +19,10 @@ use crate::{
     },
     cause::chain,
     compile::Limits,
-    datapath::{Adopted, Capacities, Datapath, EventReader},
+    datapath::{Adopted, Capacities, Datapath, DatapathError, EventReader},
     inventory::{Inventory, InventorySettings},
     kernel_handle::KernelHandle,
+    lock_holder,
     metrics::{MetricSources, Metrics, serve::MetricsServer},
     narrator::Narrator,
     observe::{
@@ -75,7 +76,9 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
 
     let datapath_settings = settings.datapath.clone();
     let (datapath, adopted) =
-        tokio::task::spawn_blocking(move || Datapath::open(&datapath_settings)).await??;
+        tokio::task::spawn_blocking(move || Datapath::open(&datapath_settings))
+            .await?
+            .map_err(name_holder)?;
     let former = adopted != Adopted::Fresh;
     info!(version = env!("CARGO_PKG_VERSION"), ?adopted, "started");
 
@@ -188,6 +191,19 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         async move { Ok(control.serve(router, stop).await?) }
     });
     supervise(tasks, &commands, &manager).await
+}
+
+/// Says which process holds the pins.
+fn name_holder(error: DatapathError) -> anyhow::Error {
+    let holder = match &error {
+        DatapathError::InUse { path } => lock_holder::of(path),
+        _ => None,
+    };
+    let error = anyhow::Error::from(error);
+    match holder {
+        Some(pid) => error.context(format!("process {pid} is another daemon")),
+        None => error,
+    }
 }
 
 /// Waits for the end, and carries SIGHUP on.

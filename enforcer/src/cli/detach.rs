@@ -1,4 +1,4 @@
-//! `enforcer detach`.
+//! `enforcer detach`. A daemon that runs holds its hooks itself, so it must have stopped.
 
 use std::{
     io::{self, BufRead, IsTerminal, Write},
@@ -20,10 +20,6 @@ pub struct DetachArgs {
     /// Do not ask.
     #[arg(long, short)]
     yes: bool,
-    /// Also while a daemon runs. It goes on without knowing, and enforces again at its next
-    /// change.
-    #[arg(long)]
-    force: bool,
 }
 
 #[derive(Debug, Serialize)]
@@ -52,8 +48,12 @@ pub fn run(args: &DetachArgs, format: OutputFormat) -> anyhow::Result<Exit> {
             })?;
             Ok(Exit::Done)
         }
-        Err(error @ DatapathError::InUse { .. }) if !args.force => {
-            eprintln!("enforcer: {error}; or detach with --force");
+        Err(DatapathError::InUse { path }) => {
+            eprintln!(
+                "enforcer: a daemon runs on {}: stop it first (`systemctl stop enforcer`), or cut \
+                 nothing by `enforcer apply --mode audit`",
+                path.display()
+            );
             Ok(Exit::Refuse)
         }
         Err(error) => Err(error.into()),

@@ -268,12 +268,9 @@ fn matching(sockets: &[Socket], broken: &HashSet<BrokenFlow>) -> Vec<Socket> {
         .collect()
 }
 
+/// What is only being opened gets no answer, as every new connection that is denied.
 fn is_open(socket: &Socket) -> bool {
-    socket.is_connected()
-        && matches!(
-            socket.state,
-            State::Established | State::SynSent | State::SynReceived
-        )
+    socket.is_connected() && socket.state == State::Established
 }
 
 fn is_restricted(image: &Image, endpoint: &EndpointStatus) -> bool {
@@ -430,11 +427,10 @@ impl Connection {
     fn of(socket: &Socket, listening: &ListeningPorts) -> Self {
         let (local_port, remote_port) = (socket.local.port(), socket.remote.port());
         Self {
-            opener: match socket.state {
-                State::SynSent => Some(Direction::Egress),
-                State::SynReceived => Some(Direction::Ingress),
-                _ if listening.opened_by_peer(socket) => Some(Direction::Ingress),
-                _ => infer_opener(local_port, remote_port),
+            opener: if listening.opened_by_peer(socket) {
+                Some(Direction::Ingress)
+            } else {
+                infer_opener(local_port, remote_port)
             },
             local_port,
             remote_port,
