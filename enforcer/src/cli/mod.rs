@@ -150,7 +150,8 @@ mod tests {
         let mut text = command.render_long_help().to_string();
         for sub in command.get_subcommands_mut() {
             if sub.get_name() != "help" {
-                text = format!("{text}\n=== {}\n{}", sub.get_name(), sub.render_long_help());
+                let help = sub.render_long_help();
+                text = format!("{text}\n=== {}\n{help}", sub.get_name());
             }
         }
         let text: Vec<_> = text.lines().map(str::trim_end).collect();

@@ -438,7 +438,7 @@ impl Connection {
     }
 
     /// Whether the image denies it, whoever may have opened it.
-    fn is_denied(&self, image: &Image, identity: u32, peer: u32) -> bool {
+    fn is_denied(self, image: &Image, identity: u32, peer: u32) -> bool {
         let Some(sets) = image.sets.get(&identity) else {
             return false;
         };
