@@ -162,14 +162,15 @@ fn judge<F: Report>(ctx: &SockAddrContext, config: &Config, call: &Call, address
         pad: 0,
     };
     if known.flags & address_flag::LOCAL != 0 {
-        // On this host the socket tells who it is; where it does not yet, the packets will.
         match listener::<F>(ctx.as_ptr(), &flow, config.generation) {
-            Some(cgroup) => {
+            Listener::None => {}
+            Listener::Of(cgroup) => {
                 if let Some(endpoint) = endpoints::cgroup(cgroup) {
                     peer = endpoint.identity;
                 }
             }
-            None => return ALLOW,
+            // Where its socket does not tell who it is, the packets will.
+            Listener::Unknown => return ALLOW,
         }
     }
     let decision = policy::decide(&Judge {
@@ -225,15 +226,19 @@ fn judge<F: Report>(ctx: &SockAddrContext, config: &Config, call: &Call, address
     ALLOW
 }
 
-/// The enrolled cgroup (0 for none) of the socket on this host that a call is addressed to,
-/// if the socket is there and its cgroup is known. The walk along the ancestors of another
-/// socket is not to be had at these hooks.
+/// The socket on this host that a call is addressed to.
+enum Listener {
+    /// There is none: nobody but the host itself can answer.
+    None,
+    /// It belongs to this enrolled cgroup, or to none (0).
+    Of(u64),
+    /// Its packets were not judged since the last change, so its cgroup is not known: the walk
+    /// along the ancestors of another socket is not to be had at these hooks.
+    Unknown,
+}
+
 #[inline(always)]
-fn listener<F: Family>(
-    context: *mut c_void,
-    flow: &FlowKey<F::Addr>,
-    generation: u32,
-) -> Option<u64> {
+fn listener<F: Family>(context: *mut c_void, flow: &FlowKey<F::Addr>, generation: u32) -> Listener {
     // A wildcard listener matches whatever the source is.
     // SAFETY: all bytes zero is a valid tuple.
     let mut tuple: bpf_sock_tuple = unsafe { core::mem::zeroed() };
@@ -243,15 +248,17 @@ fn listener<F: Family>(
         let socket = match flow.protocol {
             Protocol::TCP => bpf_sk_lookup_tcp(context, &raw mut tuple, F::TUPLE_SIZE, u64::MAX, 0),
             Protocol::UDP => bpf_sk_lookup_udp(context, &raw mut tuple, F::TUPLE_SIZE, u64::MAX, 0),
-            _ => return None,
+            _ => return Listener::Unknown,
         };
         if socket.is_null() {
-            return None;
+            return Listener::None;
         }
         let socket = socket.cast::<c_void>();
-        let cgroup = sockets::existing(socket)
-            .and_then(|entry| ((*entry).resolved == generation).then(|| (*entry).cgroup));
+        let found = match sockets::existing(socket) {
+            Some(entry) if (*entry).resolved == generation => Listener::Of((*entry).cgroup),
+            _ => Listener::Unknown,
+        };
         bpf_sk_release(socket);
-        cgroup
+        found
     }
 }
