@@ -226,9 +226,14 @@ pub fn walk<F: Slow, const AT_SOCKET: bool>(
     offset: u32,
 ) -> u32 {
     let mut case = MaybeUninit::<Case<F>>::uninit();
-    // SAFETY: plain integers. The parser writes every field of the packet; the rest is zeroed
-    // before it is read, word by word, because a call to `memset` would be a loop over bytes.
-    let case = unsafe { case.assume_init_mut() };
+    // SAFETY: plain integers, zeroed before they are read: word by word, because a call to
+    // `memset` would be a loop over bytes, and part by part, because an established packet
+    // needs one part only.
+    let case = unsafe {
+        let case = case.assume_init_mut();
+        zero((&raw mut case.packet).cast(), size_of::<Packet<F>>() / 4);
+        case
+    };
     let parsed = F::parse(skb, offset, &mut case.packet);
     if parsed != OK {
         return MALFORMED + parsed;

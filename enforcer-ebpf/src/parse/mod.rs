@@ -55,7 +55,7 @@ pub const OK: u32 = 0xff;
 
 /// An address family whose packets can be parsed.
 pub trait Parse: Family + Sized {
-    /// Parses from the IP header at `offset` on. Returns [`OK`] or a [`Reason`]. Never inlined:
+    /// Parses from the IP header at `offset` on, into a zeroed packet. Returns [`OK`] or a [`Reason`]. Never inlined:
     /// what it needs of the stack is free again when the packet is judged.
     fn parse(frame: Skb, offset: u32, packet: &mut Packet<Self>) -> u32;
 }
@@ -85,13 +85,6 @@ macro_rules! global {
             let Some(packet) = (unsafe { packet.as_mut() }) else {
                 return Reason::Truncated as u32;
             };
-            packet.identification = 0;
-            packet.source_port = 0;
-            packet.destination_port = 0;
-            packet.icmp = 0;
-            packet.tcp_flags = 0;
-            packet.kind = kind::PLAIN;
-            packet.pad = 0;
             match $parser(&Skb(skb), offset, packet) {
                 Ok(()) => OK,
                 Err(reason) => reason as u32,
