@@ -12,7 +12,7 @@ use crate::{build, step, workspace};
 /// What goes in beside the binary, by its path in the archive.
 const FILES: &[(&str, &str)] = &[
     (
-        "enforcer/enforcer.service",
+        "deploy/enforcer.service",
         "lib/systemd/system/enforcer.service",
     ),
     ("policies/examples", "share/enforcer/policies/examples"),
