@@ -49,6 +49,10 @@ impl Observer for Narrator {
         self.metrics.placed(in_force.policy.workloads.len(), counts);
     }
 
+    fn tree_refused(&self, refused: bool) {
+        self.metrics.tree_refused(refused);
+    }
+
     fn load_failed(&self, errors: usize) {
         self.metrics.load_failed(errors);
     }

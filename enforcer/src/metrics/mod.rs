@@ -176,9 +176,15 @@ impl Metrics {
     pub fn applied(&self, generation: u32, labels: PolicyLabels, took: Duration) {
         self.generation.set(generation.into());
         self.apply_seconds.observe(took.as_secs_f64());
-        self.load_failed.set(0);
-        self.policy_errors.set(0);
         self.state.lock().policy = Some(labels);
+    }
+
+    /// Whether the tree as it is now is kept out of force.
+    pub fn tree_refused(&self, refused: bool) {
+        self.load_failed.set(refused.into());
+        if !refused {
+            self.policy_errors.set(0);
+        }
     }
 
     /// The tree has errors; the last good one stays in force.

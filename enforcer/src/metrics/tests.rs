@@ -58,6 +58,7 @@ pub(super) fn metrics() -> Metrics {
     };
     metrics.load_failed(3);
     metrics.applied(4, labels.clone(), Duration::from_millis(2));
+    metrics.tree_refused(false);
     let labels = PolicyLabels {
         digest: "abc".into(),
         commit: "0123".into(),

@@ -53,7 +53,11 @@ impl<K: Kernel> Reconciler<K> {
         let refused =
             |error: &(dyn Error + 'static)| Problem::new(ProblemCode::NotApplied, chain(error));
         let started = std::time::Instant::now();
-        let snapshot = self.wiring.inventory.borrow_and_update().clone();
+        let mut snapshot = self.wiring.inventory.borrow_and_update().clone();
+        if self.settings.datapath.cgroup_root.is_none() {
+            // Nothing is hooked there: to enroll a cgroup would only look like enforcement.
+            Arc::make_mut(&mut snapshot).cgroups.clear();
+        }
         let now = &self.current;
         let mode = mode::effective(self.settings.mode, &tree.policy.node, operator);
         let same_policy = self.tree.is_some() && Arc::ptr_eq(&tree.policy, &now.policy);

@@ -419,6 +419,8 @@ impl<K: Kernel> Reconciler<K> {
             ok: reasons.is_empty(),
             reasons,
         };
+        let refused = self.current.refused.is_some();
+        self.wiring.observer.tree_refused(refused);
         self.wiring
             .published
             .send_replace(Arc::new(self.current.clone()));

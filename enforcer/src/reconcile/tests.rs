@@ -84,6 +84,7 @@ struct Nobody;
 impl Observer for Nobody {
     fn announce(&self, _: &InForce) {}
     fn applied(&self, _: &InForce) {}
+    fn tree_refused(&self, _: bool) {}
     fn load_failed(&self, _: usize) {}
     fn apply_failed(&self) {}
 }
@@ -141,7 +142,7 @@ impl Host {
             state_dir: at("state"),
             datapath: DatapathSettings {
                 pin_dir: at("pins"),
-                cgroup_root: None,
+                cgroup_root: Some(at("cgroups")),
                 capacities: Capacities::default(),
                 xdp: XdpMode::Off,
                 numbering: 0,
