@@ -18,6 +18,9 @@ pub struct AddressEntry {
 pub mod address_flag {
     /// An address of this host itself: sockets tell more than the address does.
     pub const LOCAL: u32 = 1;
+    /// Nobody's: policy names a prefix around the address, and no workload declares it. Whoever
+    /// has no addresses of its own may use it as a source.
+    pub const WORLD: u32 = 2;
 }
 
 const _: () = assert!(size_of::<AddressEntry>() == 12);

@@ -664,5 +664,7 @@ fn is_own_source<F: Family>(config: &Config, source: &F::Addr, endpoint: &Endpoi
     !strict
         && entry.endpoint == 0
         && entry.flags & address_flag::LOCAL == 0
-        && (entry.identity < identity::FIRST || entry.identity == endpoint.identity)
+        && (entry.identity < identity::FIRST
+            || entry.flags & address_flag::WORLD != 0
+            || entry.identity == endpoint.identity)
 }

@@ -5,4 +5,6 @@ pub mod demo;
 pub mod generate;
 pub mod lab;
 pub mod model;
+pub mod packet;
 pub mod probe;
+pub mod test_run;

@@ -1,6 +1,10 @@
 //! The contents of the maps that user space writes: as they are, and as they should be.
 
-use std::{collections::HashMap, hash::Hash, net::IpAddr};
+use std::{
+    collections::{BTreeSet, HashMap},
+    hash::Hash,
+    net::IpAddr,
+};
 
 use bytemuck::Pod;
 use enforcer_common::{
@@ -20,6 +24,7 @@ use super::{
     object::Tables,
     table::{Table, TableError},
 };
+use crate::compile::image::{IdentitySubject, Image};
 
 /// Everything that user space writes, less the configuration.
 #[derive(Clone, Debug, Default)]
@@ -65,16 +70,14 @@ impl Contents {
             ports: image.ports.clone(),
             ..Self::default()
         };
-        let mut owners: HashMap<IpNet, u32> = HashMap::new();
-        for endpoint in &desired.endpoints {
-            if matches!(endpoint.place, EndpointPlace::Interface { .. }) {
-                owners.extend(endpoint.addresses.iter().map(|net| (*net, endpoint.id)));
-            }
-        }
+        let owners = Owners::new(desired);
         let entry = |net: &IpNet, identity: u32| AddressEntry {
             identity,
-            endpoint: owners.get(net).copied().unwrap_or(0),
-            flags: 0,
+            endpoint: owners.of(image, net, identity),
+            flags: match subject(image, identity) {
+                Some(IdentitySubject::World) => address_flag::WORLD,
+                _ => 0,
+            },
         };
         for (net, identity) in &image.prefixes {
             new.add_prefix(net, entry(net, *identity));
@@ -250,6 +253,50 @@ impl Contents {
             report_limit: node.report_limit,
             failsafe_count: u32::try_from(count).unwrap_or(0),
             failsafe,
+        }
+    }
+}
+
+fn subject(image: &Image, identity: u32) -> Option<&IdentitySubject> {
+    Some(&image.identities.get(&identity)?.subject)
+}
+
+/// Which interface endpoint a declared address or prefix belongs to.
+struct Owners {
+    /// Endpoint number and identity.
+    declared: HashMap<IpNet, (u32, u32)>,
+    /// Prefix lengths that are declared, in ascending order.
+    lengths: BTreeSet<u8>,
+}
+
+impl Owners {
+    fn new(desired: &Desired) -> Self {
+        let mut declared = HashMap::new();
+        for endpoint in &desired.endpoints {
+            if matches!(endpoint.place, EndpointPlace::Interface { .. }) {
+                let owner = (endpoint.id, endpoint.identity);
+                declared.extend(endpoint.addresses.iter().map(|net| (net.trunc(), owner)));
+            }
+        }
+        let lengths = declared.keys().map(IpNet::prefix_len).collect();
+        Self { declared, lengths }
+    }
+
+    /// The endpoint that declares a prefix, or a wider one out of which policy names this one:
+    /// then the identity is still that of the same workload.
+    fn of(&self, image: &Image, net: &IpNet, identity: u32) -> u32 {
+        let wider = self.lengths.range(..=net.prefix_len()).rev();
+        let Some((exact, (endpoint, owner))) = wider
+            .filter_map(|length| IpNet::new(net.addr(), *length).ok())
+            .find_map(|wide| self.declared.get(&wide.trunc()).map(|owner| (wide, *owner)))
+            .map(|(wide, owner)| (wide.prefix_len() == net.prefix_len(), owner))
+        else {
+            return 0;
+        };
+        if exact || subject(image, identity) == subject(image, owner) {
+            endpoint
+        } else {
+            0
         }
     }
 }
