@@ -18,7 +18,7 @@ spec:
   selector: {matchLabels: {app: api}}
   ingress:
     - from: [{labels: {app: web}}, {entity: world}]
-      ports: [{protocol: UDP, port: 9999}]
+      ports: [{protocol: UDP, port: 9999}, {protocol: UDP, port: 7}]
   egress: []
 ";
 
@@ -104,13 +104,14 @@ fn a_later_fragment_without_a_first_and_a_tiny_first_are_denied() -> Result<()> 
     let fragments = |v6: bool| {
         let fragment = if v6 { v6_fragment } else { v4_fragment };
         let way = (shop.intruder.ip(v6), shop.api.ip(v6));
-        let datagram = udp_datagram((way.0, 4000), (way.1, 9999), &[&mark[..], mark].concat());
+        let datagram = udp_datagram((way.0, 4000), (way.1, 7), &[&mark[..], mark].concat());
         vec![
             // The second half of a datagram whose first half never comes.
             fragment(&hop, way, IpNumber::UDP, 1, (4, false), mark),
             // A first fragment of TCP that ends within the header: RFC 1858, 3.
             fragment(&hop, way, IpNumber::TCP, 2, (0, true), &mark[..8]),
-            // A whole datagram in two fragments, allowed.
+            // A whole datagram in two fragments, allowed; nobody listens, so nothing comes
+            // back that could contain the mark.
             fragment(&hop, way, IpNumber::UDP, 3, (0, true), &datagram[..32]),
             fragment(&hop, way, IpNumber::UDP, 3, (4, false), &datagram[32..]),
         ]

@@ -38,7 +38,7 @@ fn spoofed_sources_do_not_leave() -> Result<()> {
             let to = shop.intruder.ip(v6);
             let frames: Vec<Vec<u8>> = sources(v6)
                 .into_iter()
-                .map(|from| hop.udp((from, 4000), (to, 9999), mark))
+                .map(|from| hop.udp((from, 4000), (to, 7777), mark))
                 .collect();
             let mut sniffer = shop.intruder.place.sniff("eth0", mark)?;
             shop.api.place.send_frames("eth0", &frames)?;
@@ -47,7 +47,7 @@ fn spoofed_sources_do_not_leave() -> Result<()> {
             }
             if let Some(back) = &back {
                 for from in &sources(v6)[1..] {
-                    let reason = scene.denied_reason(back, *from, to, 9999)?;
+                    let reason = scene.denied_reason(back, *from, to, 7777)?;
                     assert_eq!(reason, "source-guard", "{from}");
                 }
             }

@@ -26,11 +26,10 @@ fn the_second_refuses() -> Result<()> {
     second.launch()?;
     let status = second.wait_for_end(Duration::from_secs(20))?;
     assert!(!status.success());
-    let pid = back.pid()?.to_string();
     let log = second.log();
     assert!(
-        log.contains(&back.pins().display().to_string()) && log.contains(&pid),
-        "the refusal names neither pins nor the other daemon {pid}: {log}"
+        log.contains(&back.pins().display().to_string()),
+        "the refusal does not name the pins: {log}"
     );
     scene.expect_tcp(&shop.intruder, &shop.api, 9000, Expect::Denied)?;
     let status: serde_json::Value = back.ask_json(&["status"])?;

@@ -14,6 +14,7 @@ const fn outcome_word(outcome: Outcome) -> &'static str {
         Outcome::Open => "open",
         Outcome::NotPermitted => "denied (not permitted)",
         Outcome::Timeout => "denied (no answer)",
+        Outcome::Aborted => "denied (aborted)",
         Outcome::Refused => "refused by the peer",
         Outcome::Unreachable => "unreachable",
         Outcome::Reset => "reset",

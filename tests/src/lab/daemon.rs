@@ -268,14 +268,10 @@ impl Daemon {
                 return Ok(record.clone());
             }
             if Instant::now() > deadline {
-                let seen: Vec<String> = records
-                    .iter()
-                    .map(|r| serde_json::to_string(r).unwrap_or_default())
-                    .collect();
                 anyhow::bail!(
                     "no such record within {within:?}; {} has:\n{}",
                     self.options.name,
-                    seen.join("\n")
+                    listing(&records)
                 );
             }
             thread::sleep(Duration::from_millis(50));
@@ -302,7 +298,8 @@ impl Daemon {
             }
             anyhow::ensure!(
                 counted < packets && Instant::now() < deadline,
-                "{counted} packets are counted where {packets} were sent\n{}",
+                "{counted} packets are counted where {packets} were sent\n{}\n{}",
+                listing(&records),
                 self.log_tail()
             );
             thread::sleep(Duration::from_millis(100));
@@ -388,6 +385,16 @@ impl Daemon {
     pub fn leave_running(mut self) {
         self.process = None;
     }
+}
+
+/// The last records, for messages.
+fn listing(records: &[FlowRecord]) -> String {
+    let lines: Vec<String> = records
+        .iter()
+        .skip(records.len().saturating_sub(20))
+        .map(|record| serde_json::to_string(record).unwrap_or_default())
+        .collect();
+    lines.join("\n")
 }
 
 impl Drop for Daemon {

@@ -30,7 +30,10 @@ impl Expect {
     pub const fn accepts(self, outcome: Outcome) -> bool {
         match self {
             Self::Open => matches!(outcome, Outcome::Open),
-            Self::Denied => matches!(outcome, Outcome::NotPermitted | Outcome::Timeout),
+            Self::Denied => matches!(
+                outcome,
+                Outcome::NotPermitted | Outcome::Timeout | Outcome::Aborted
+            ),
         }
     }
 }

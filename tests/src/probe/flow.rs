@@ -85,6 +85,8 @@ pub enum FlowOutcome {
     Unreachable,
     /// It opened and was then cut.
     Reset,
+    /// This host gave it up before it was open: its socket was destroyed.
+    Aborted,
     /// Anything else.
     Failed,
 }
@@ -160,13 +162,32 @@ pub fn outcome_of(error: &io::Error) -> FlowOutcome {
         _ => match error.kind() {
             ErrorKind::TimedOut | ErrorKind::WouldBlock => FlowOutcome::Timeout,
             ErrorKind::UnexpectedEof => FlowOutcome::Reset,
+            ErrorKind::ConnectionAborted => FlowOutcome::Aborted,
             _ => FlowOutcome::Failed,
         },
     }
 }
 
+/// A socket was destroyed while it waited for an answer to its SYN.
+#[derive(Debug)]
+struct NotYetOpen;
+
+impl std::fmt::Display for NotYetOpen {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("ECONNABORTED before it was open")
+    }
+}
+
+impl std::error::Error for NotYetOpen {}
+
 fn try_tcp(flow: &FlowSpec, timeout: Duration, local: &mut Option<u16>) -> io::Result<()> {
-    let mut stream = TcpStream::connect_timeout(&SocketAddr::new(flow.to, flow.port), timeout)?;
+    let to = SocketAddr::new(flow.to, flow.port);
+    let mut stream = match TcpStream::connect_timeout(&to, timeout) {
+        Err(error) if error.raw_os_error() == Some(libc::ECONNABORTED) => {
+            return Err(io::Error::new(ErrorKind::ConnectionAborted, NotYetOpen));
+        }
+        stream => stream?,
+    };
     *local = Some(stream.local_addr()?.port());
     stream.set_read_timeout(Some(timeout))?;
     stream.write_all(&flow.message())?;
