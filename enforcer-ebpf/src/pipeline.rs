@@ -149,9 +149,22 @@ struct Notes {
     /// 0 or 1 as [`Direction`]; 2: cannot be told.
     opener: u8,
     adopted: u8,
-    was_open: u8,
+    /// One of [`past`].
+    past: u8,
     /// A [`State`].
     state: u8,
+}
+
+/// What is known of a flow before its packet is judged.
+mod past {
+    /// Nothing: the packet opens it.
+    pub const NONE: u8 = 0;
+    /// It is open.
+    pub const OPEN: u8 = 1;
+    /// It was open and is denied since.
+    pub const DENIED: u8 = 2;
+    /// It may have been open before the endpoint was there. (Odd, as all that is open.)
+    pub const BEFORE: u8 = 3;
 }
 
 const _: () = assert!(size_of::<Case<V4>>() == 28 + 32 + 20 + 4);
@@ -330,8 +343,17 @@ fn judge<F: Quoted, const AT_SOCKET: bool>(skb: Skb, place: &Place, case: &mut C
     let inferred = opener_of::<F>(packet, flow, direction, endpoint, place.seconds);
     note(&mut notes.opener, inferred.map_or(2, |way| way as u8));
     note(&mut notes.adopted, u8::from(inferred.is_none()));
-    note(&mut notes.was_open, 0);
+    note(&mut notes.past, past::NONE);
     note(&mut notes.state, State::New as u8);
+    // A TCP connection from before the endpoint has no entry, and if it is denied, its end must
+    // be told all the same.
+    if packet.protocol == Protocol::TCP
+        && place.seconds < endpoint.adopt_until
+        && !packet.is_open_request()
+    {
+        note(&mut notes.past, past::BEFORE);
+        note(&mut notes.state, State::Established as u8);
+    }
     if packet.kind != kind::ICMP_ERROR
         && let Some(entry) = entry_of::<F>(flow)
     {
@@ -340,6 +362,14 @@ fn judge<F: Quoted, const AT_SOCKET: bool>(skb: Skb, place: &Place, case: &mut C
         {
             if entry.flags & flow_flag::DENIED != 0 && entry.generation == config.generation {
                 if packet.is_reset() {
+                    entry.state = State::Closed as u8;
+                    entry.seen = place.seconds;
+                    return 1;
+                }
+                // A reset whose number is not the next one expected, because what came before
+                // it was dropped, is answered with an acknowledgement, and only the answer to
+                // that ends the connection (RFC 5961, 3.2).
+                if entry.state == State::Closed as u8 && packet.is_bare_ack() {
                     return 1;
                 }
                 facts.decision = Decision {
@@ -355,10 +385,12 @@ fn judge<F: Quoted, const AT_SOCKET: bool>(skb: Skb, place: &Place, case: &mut C
                 facts.tell = 1;
                 return 0;
             }
-            note(
-                &mut notes.was_open,
-                u8::from(entry.flags & flow_flag::DENIED == 0),
-            );
+            let before = if entry.flags & flow_flag::DENIED == 0 {
+                past::OPEN
+            } else {
+                past::DENIED
+            };
+            note(&mut notes.past, before);
             note(&mut notes.opener, entry.opener & 1);
             note(&mut notes.adopted, entry.flags & flow_flag::ADOPTED);
             note(&mut notes.state, entry.state);
@@ -397,7 +429,7 @@ fn judge<F: Quoted, const AT_SOCKET: bool>(skb: Skb, place: &Place, case: &mut C
     }
     note(&mut facts.direction, way as u8);
     let way = Direction::from_byte(read(&facts.direction));
-    let was_open = read(&notes.was_open) != 0;
+    let was_open = read(&notes.past) & 1 != 0;
     facts.port = packet.policy_port(direction, way);
     if facts.decision.action == Action::Deny as u8
         && endpoint.has(endpoint_flag::HOST)
@@ -406,7 +438,7 @@ fn judge<F: Quoted, const AT_SOCKET: bool>(skb: Skb, place: &Place, case: &mut C
         facts.decision = Decision::new(Action::Allow, Reason::Failsafe, 0);
     }
     facts.decision = facts.decision.audited(audit);
-    facts.opens = u8::from(!was_open);
+    facts.opens = u8::from(read(&notes.past) != past::OPEN);
     facts.tell = u8::from(place.reported == 0);
 
     let passes = facts.decision.passes();
@@ -446,7 +478,7 @@ fn judge<F: Quoted, const AT_SOCKET: bool>(skb: Skb, place: &Place, case: &mut C
             facts.tell = 1;
         }
     }
-    if packet.is_reset() && was_open {
+    if packet.is_reset() && read(&notes.past) != past::NONE {
         return 1;
     }
     u32::from(facts.decision.passes())
@@ -521,8 +553,12 @@ fn opener_of<F: Family>(
     if packet.kind == kind::ICMP_ERROR {
         return Some(direction);
     }
+    // A request shows who asks.
+    if packet.is_echo_request() {
+        return Some(direction);
+    }
     if seconds < endpoint.adopt_until || flows::is_full(seconds) {
-        return None;
+        return infer_opener(flow.local_port, flow.remote_port);
     }
     Some(direction)
 }

@@ -44,7 +44,9 @@ pub struct Packet<F: Family> {
     pub kind: u8,
     /// IPv4 time to live, IPv6 hop limit.
     pub hop_limit: u8,
-    pub pad: u16,
+    /// 1: TCP without data.
+    pub bare: u8,
+    pub pad: u8,
 }
 
 const _: () = assert!(size_of::<Packet<V4>>() == 8 + 24 && size_of::<Packet<V6>>() == 32 + 24);
@@ -163,6 +165,21 @@ impl<F: Family> Packet<F> {
     #[inline(always)]
     pub fn is_reset(&self) -> bool {
         self.protocol == Protocol::TCP && self.tcp_flags & tcp_flag::RST != 0
+    }
+
+    /// Whether the packet is an ICMP echo request.
+    #[inline(always)]
+    pub fn is_echo_request(&self) -> bool {
+        let kind = self.icmp >> 8;
+        self.protocol == Protocol::ICMP && kind == 8
+            || self.protocol == Protocol::ICMPV6 && kind == 128
+    }
+
+    /// Whether the packet only acknowledges.
+    #[inline(always)]
+    pub fn is_bare_ack(&self) -> bool {
+        self.bare != 0
+            && self.tcp_flags & (tcp_flag::SYN | tcp_flag::FIN | tcp_flag::ACK) == tcp_flag::ACK
     }
 }
 

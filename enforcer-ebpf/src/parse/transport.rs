@@ -51,6 +51,7 @@ pub fn header<F: Family>(
             if length > available {
                 return Err(short);
             }
+            packet.bare = u8::from(length == available);
         }
         Protocol::UDP | Protocol::UDPLITE => {
             if available < 8 {
