@@ -20,6 +20,7 @@ const FILES: &[(&str, &str)] = &[
     ("policies/README.md", "share/enforcer/policies/README.md"),
     ("docs", "share/doc/enforcer/docs"),
     ("README.md", "share/doc/enforcer/README.md"),
+    ("ARCHITECTURE.md", "share/doc/enforcer/ARCHITECTURE.md"),
     ("CHANGELOG.md", "share/doc/enforcer/CHANGELOG.md"),
     ("SECURITY.md", "share/doc/enforcer/SECURITY.md"),
     ("LICENSE-APACHE", "share/doc/enforcer/LICENSE-APACHE"),

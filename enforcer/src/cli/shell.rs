@@ -42,6 +42,9 @@ pub fn man(args: &ManArgs, mut command: Command) -> anyhow::Result<Exit> {
             found.clone().display_name(format!("enforcer-{name}"))
         }
     };
-    clap_mangen::Man::new(page).render(&mut io::stdout())?;
+    // Section 8: administration commands.
+    clap_mangen::Man::new(page)
+        .section("8")
+        .render(&mut io::stdout())?;
     Ok(Exit::Done)
 }

@@ -113,16 +113,22 @@ impl NodeSettings {
     }
 }
 
-/// What a host must keep to be reachable for its operator: ssh, and the services by which it
-/// gets its address and finds names (docs/policy.md, "Failsafe ports").
+/// What a host must keep: a way in for its operator, and what it needs for its address, for
+/// names and for the time (docs/policy.md, "Failsafe ports"). Short on purpose: each entry is a
+/// way around policy.
 pub const BUILT_IN_FAILSAFE: &[Failsafe] = &[
+    // SSH.
     Failsafe::new(Direction::Ingress, Protocol::TCP, 22),
+    // DHCP and DHCPv6 (RFC 2131, RFC 8415).
     Failsafe::new(Direction::Ingress, Protocol::UDP, 68),
     Failsafe::new(Direction::Ingress, Protocol::UDP, 546),
-    Failsafe::new(Direction::Egress, Protocol::UDP, 53),
-    Failsafe::new(Direction::Egress, Protocol::TCP, 53),
     Failsafe::new(Direction::Egress, Protocol::UDP, 67),
     Failsafe::new(Direction::Egress, Protocol::UDP, 547),
+    // DNS.
+    Failsafe::new(Direction::Egress, Protocol::UDP, 53),
+    Failsafe::new(Direction::Egress, Protocol::TCP, 53),
+    // NTP: certificates are worthless on a host whose clock is wrong.
+    Failsafe::new(Direction::Egress, Protocol::UDP, 123),
 ];
 
 /// A port of the host endpoint that no policy can close.

@@ -4,7 +4,6 @@
 use std::collections::BTreeSet;
 
 use enforcer_common::{
-    Direction, Protocol,
     config::{FAILSAFE_PORTS, FailsafePort},
     identity,
 };
@@ -16,7 +15,7 @@ use crate::{
         Desired, DesiredEndpoint, EndpointPlace, HOST_ENDPOINT, NodeConfig, Uplink,
     },
     inventory::{Snapshot, place},
-    policy::model::{Failsafe, Fallback, Mode, NodeSettings, Workload},
+    policy::model::{Fallback, Mode, NodeSettings, Workload},
     reconcile::in_force::InForce,
     settings::UplinkChoice,
     state::endpoint_numbers::{EndpointKey, EndpointNumbers},
@@ -59,33 +58,6 @@ pub enum PlanError {
         /// How many there are.
         found: usize,
     },
-}
-
-/// Ports of the host endpoint that stay open whatever policy says, unless the `Node` document
-/// has a list of its own: what an operator needs to get in (SSH), and what a host needs to keep
-/// its address and to find names and time. Far shorter than other products' lists on purpose:
-/// each entry is a way around policy.
-pub const DEFAULT_FAILSAFE: [Failsafe; 8] = [
-    // SSH.
-    failsafe(Direction::Ingress, Protocol::TCP, 22),
-    // DHCP and DHCPv6, answers to the client (RFC 2131, RFC 8415).
-    failsafe(Direction::Ingress, Protocol::UDP, 68),
-    failsafe(Direction::Ingress, Protocol::UDP, 546),
-    failsafe(Direction::Egress, Protocol::UDP, 67),
-    failsafe(Direction::Egress, Protocol::UDP, 547),
-    // DNS.
-    failsafe(Direction::Egress, Protocol::UDP, 53),
-    failsafe(Direction::Egress, Protocol::TCP, 53),
-    // NTP: certificates are worthless on a host whose clock is wrong.
-    failsafe(Direction::Egress, Protocol::UDP, 123),
-];
-
-const fn failsafe(direction: Direction, protocol: u8, port: u16) -> Failsafe {
-    Failsafe {
-        direction,
-        protocol,
-        port,
-    }
 }
 
 /// Makes the plan for what `wanted` says (policy, image, mode) on the host as of `snapshot`.
@@ -208,7 +180,7 @@ fn node_config(
     snapshot: &Snapshot,
     facts: &NodeFacts<'_>,
 ) -> Result<NodeConfig, PlanError> {
-    let failsafe = node.failsafe.as_deref().unwrap_or(&DEFAULT_FAILSAFE);
+    let failsafe = node.failsafe_in_force();
     if failsafe.len() > FAILSAFE_PORTS {
         return Err(PlanError::FailsafePorts {
             found: failsafe.len(),
