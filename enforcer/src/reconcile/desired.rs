@@ -257,6 +257,8 @@ fn workload_status(
 mod tests {
     use std::sync::Arc;
 
+    use enforcer_common::{Direction, Protocol};
+
     use super::*;
     use crate::{
         compile::{Inputs, Limits, Numbers, Subjects, compile},
