@@ -267,11 +267,17 @@ pub fn walk<F: Slow, const AT_SOCKET: bool>(
     if established(config, &case.packet, &case.flow, direction, place.seconds) {
         return 1;
     }
-    if !AT_SOCKET
-        && place.space == space::HOST
-        && is_for_others::<F>(skb, config, place, &case.packet, &case.flow) == 1
-    {
-        return 1;
+    if place.space == space::HOST {
+        // The device numbers of another network are not ours: what a container's socket does
+        // there can look as if it went through an uplink.
+        let others = if AT_SOCKET {
+            peer::is_elsewhere::<F>(config, &case.flow.local)
+        } else {
+            is_for_others::<F>(skb, config, place, &case.packet, &case.flow)
+        };
+        if others == 1 {
+            return 1;
+        }
     }
     // SAFETY: exactly the two parts, which are words.
     unsafe {
