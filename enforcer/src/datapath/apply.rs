@@ -20,7 +20,7 @@
 //! died on the way has left is in the contents that the next one reads, and so is changed to
 //! what is desired like everything else.
 
-use std::{collections::HashMap, hash::Hash, net::Ipv6Addr};
+use std::{collections::HashMap, hash::Hash, net::Ipv6Addr, sync::Arc};
 
 use bytemuck::Pod;
 use enforcer_common::{
@@ -326,7 +326,7 @@ fn workload(entry: Option<EndpointEntry>) -> Option<EndpointEntry> {
 /// move nor contain any other.
 fn bridge(old: &Contents, new: &Contents, transient: u32) -> Bridge {
     let (mut from, mut to) = (HashMap::new(), HashMap::new());
-    if !std::ptr::eq(&*old.peers, &*new.peers) {
+    if !Arc::ptr_eq(&old.peers, &new.peers) {
         let mut moved = |net, old: Option<AddressEntry>, new: Option<AddressEntry>| {
             from.extend(old.map(|entry| (net, entry.identity)));
             to.extend(new.map(|entry| (net, entry.identity)));
