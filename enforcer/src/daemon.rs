@@ -265,6 +265,7 @@ async fn read_events(
             }
             _ = drain.tick() => {
                 pipeline = drain_denied(&kernel, pipeline).await?;
+                pipeline.malformed(events.take_malformed());
             }
         }
     }

@@ -10,7 +10,7 @@
 //! 1. Write the new sets and tables, and [`Bridge::entries`].
 //! 2. Write the address and prefix tables: [`Bridge::peers`] where it names one, otherwise as
 //!    the new image says. Write the endpoints, with the sets that they have and the identity
-//!    that [`Bridge::identity`] says; endpoints that are new have their new sets at once.
+//!    that [`Bridge::identity`] says; endpoints that are new come last, with their new sets.
 //! 3. Flip the endpoints to their new sets.
 //! 4. Give [`Bridge::peers`] and the endpoints their identities as the new image says. Raise
 //!    the generation.
@@ -79,9 +79,10 @@ impl Bridge {
     /// carry.
     pub fn between(old: Held<'_>, new: Held<'_>, endpoints: &[EndpointChange], first: u32) -> Self {
         let moves = moves(old.peers, new.peers);
-        let endpoint_moves = endpoints.iter().filter_map(|change| {
-            let from = change.old.map_or(identity::HOST, |old| old.identity);
-            Some((from, change.new?.identity))
+        let endpoint_moves = endpoints.iter().map(|change| {
+            // Where no workload is, sockets are the host's.
+            let of = |state: Option<EndpointState>| state.map_or(identity::HOST, |s| s.identity);
+            (of(change.old), of(change.new))
         });
         let pairs: BTreeSet<(u32, u32)> = moves
             .iter()
@@ -149,12 +150,10 @@ impl Bridge {
         self.transients.get(&(from, to)).copied().unwrap_or(to)
     }
 
-    /// The identity that a transient one becomes, for reports of that moment.
-    pub fn becomes(&self, transient: u32) -> Option<u32> {
-        let mut transients = self.transients.iter();
-        transients
-            .find(|(_, number)| **number == transient)
-            .map(|((_, to), _)| *to)
+    /// Every transient identity and the one that it becomes, for reports of that moment.
+    pub fn transients(&self) -> impl Iterator<Item = (u32, u32)> {
+        let transients = self.transients.iter();
+        transients.map(|((_, to), transient)| (*transient, *to))
     }
 }
 
@@ -261,7 +260,7 @@ mod tests {
         assert_eq!(bridge.peers, peers(&[("10.0.0.1/32", TRANSIENT)]));
         assert_eq!(judged(&bridge, TRANSIENT), BTreeMap::from([(1, 2), (2, 4)]));
         assert_eq!(bridge.identity(300, 301), TRANSIENT);
-        assert_eq!(bridge.becomes(TRANSIENT), Some(301));
+        assert!(bridge.transients().eq([(TRANSIENT, 301)]));
         assert_eq!(bridge.identity(7, 8), 8);
     }
 

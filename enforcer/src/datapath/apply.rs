@@ -1,218 +1,431 @@
-//! From what the maps hold to what they should hold, so that no packet meets half a change:
-//! new sets are written beside the old ones, then addresses, then each endpoint flips in one
-//! map update, then the generation rises and cached decisions are judged again, and only then
-//! the old is removed.
+//! From what the maps hold to what they should hold, so that no packet meets half a change.
+//!
+//! The order is that of [`crate::compile::bridge`], one [`Stage`] after the other:
+//!
+//! 1. `beside`: new sets and port tables, and what transient identities are judged by, beside
+//!    what is in use.
+//! 2. `between`: addresses and prefixes get their identity in between, then the endpoints that
+//!    are there; then (`enrol`) endpoints that are new get everything. Hooks are attached.
+//! 3. `flip`: each endpoint goes over to its new sets in one map update.
+//! 4. `settle`: everybody gets the identity that the new image says. The generation is raised,
+//!    so that cached decisions are judged again.
+//! 5. `gone`: addresses and endpoints that are no more; `clean`: sets that nothing uses.
+//!
+//! A program that runs reads its endpoint first and the peer's identity and the sets later. So
+//! between 3 and 4, and before the last step, the kernel is asked to wait until the programs
+//! that may have begun before are through ([`super::quiet`]). No later packet can then judge by
+//! an old set, or keep an old decision under the new generation.
+//!
+//! Up to the raised generation everything can be undone, in reverse order. What a daemon that
+//! died on the way has left is in the contents that the next one reads, and so is changed to
+//! what is desired like everything else.
 
-use std::{collections::HashMap, hash::Hash};
+use std::{collections::HashMap, hash::Hash, net::Ipv6Addr, sync::Arc};
 
 use bytemuck::Pod;
+use enforcer_common::{
+    address_entry::AddressEntry,
+    endpoint_entry::{EndpointEntry, endpoint_flag},
+    flow_key::{Addr4, Addr6},
+    identity,
+};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
+use crate::compile::bridge::{Bridge, EndpointChange, EndpointState, Held, TRANSIENT};
 
 use super::{
-    contents::{Contents, prefix_key},
-    object::Tables,
-    table::{Table, TableError},
+    contents::{Contents, Peers, prefix_key},
+    error::ApplyError,
+    settings::Capacities,
+    stage::{Stage, Writes, differences},
 };
 
-/// What one table needs.
-struct Change<K, V> {
-    set: Vec<(K, V)>,
-    remove: Vec<K>,
-    /// The way back: keys that were new, and old values of those that were not.
-    added: Vec<K>,
-    replaced: Vec<(K, V)>,
-}
-
-impl<K: Pod, V: Pod + PartialEq> Change<K, V> {
-    fn between<M: Copy + Eq + Hash>(
-        old: &HashMap<M, V>,
-        new: &HashMap<M, V>,
-        key: impl Fn(M) -> K,
-    ) -> Self {
-        let mut change = Self {
-            set: Vec::new(),
-            remove: Vec::new(),
-            added: Vec::new(),
-            replaced: Vec::new(),
-        };
-        for (name, value) in new {
-            match old.get(name) {
-                Some(before) if before == value => {}
-                Some(before) => {
-                    change.replaced.push((key(*name), *before));
-                    change.set.push((key(*name), *value));
-                }
-                None => {
-                    change.added.push(key(*name));
-                    change.set.push((key(*name), *value));
-                }
-            }
-        }
-        change.remove.extend(
-            old.keys()
-                .filter(|name| !new.contains_key(name))
-                .map(|n| key(*n)),
-        );
-        change
-    }
-
-    fn is_empty(&self) -> bool {
-        self.set.is_empty() && self.remove.is_empty()
-    }
-
-    fn write(&self, table: &Table<K, V>) -> Result<(), TableError> {
-        table.set_all(&self.set)
-    }
-
-    /// Undoes [`Change::write`], as far as it came.
-    fn undo(&self, table: &Table<K, V>) {
-        for outcome in [table.set_all(&self.replaced), table.remove_all(&self.added)] {
-            if let Err(error) = outcome {
-                // Entries of sets that no endpoint uses do no harm, and the next change that
-                // is applied removes them.
-                tracing::error!(%error, "an entry of a refused change stays behind");
-            }
-        }
-    }
-
-    fn clean(&self, table: &Table<K, V>) -> Result<(), TableError> {
-        table.remove_all(&self.remove)
-    }
-}
-
-/// The difference between two contents.
+/// The way from one contents to another.
+#[derive(Debug, Default)]
 pub(super) struct Plan {
-    policies:
-        Change<enforcer_common::policy_key::PolicyKey, enforcer_common::policy_key::PolicyEntry>,
-    ports: Change<enforcer_common::policy_key::PortKey, enforcer_common::Decision>,
-    addresses4:
-        Change<enforcer_common::flow_key::Addr4, enforcer_common::address_entry::AddressEntry>,
-    addresses6:
-        Change<enforcer_common::flow_key::Addr6, enforcer_common::address_entry::AddressEntry>,
-    prefixes4: Change<
-        enforcer_common::flow_key::PrefixKey<[u8; 4]>,
-        enforcer_common::address_entry::AddressEntry,
-    >,
-    prefixes6: Change<
-        enforcer_common::flow_key::PrefixKey<[u8; 16]>,
-        enforcer_common::address_entry::AddressEntry,
-    >,
-    blocked4: Change<
-        enforcer_common::flow_key::PrefixKey<[u8; 4]>,
-        enforcer_common::blocked_entry::BlockedEntry,
-    >,
-    blocked6: Change<
-        enforcer_common::flow_key::PrefixKey<[u8; 16]>,
-        enforcer_common::blocked_entry::BlockedEntry,
-    >,
-    cgroups: Change<u64, enforcer_common::endpoint_entry::EndpointEntry>,
-    interfaces: Change<u32, enforcer_common::endpoint_entry::EndpointEntry>,
-}
-
-/// Calls a method on every table's change, in the order of the plan.
-macro_rules! each {
-    ($plan:expr, $tables:expr, [$($table:ident),*], $method:ident) => {{
-        $($plan.$table.$method(&$tables.$table)?;)*
-        Ok(())
-    }};
+    pub beside: Stage,
+    pub between: Stage,
+    pub enrol: Stage,
+    pub flip: Stage,
+    pub settle: Stage,
+    pub gone: Stage,
+    pub clean: Stage,
+    /// What transient identities become.
+    pub transients: Vec<(u32, u32)>,
 }
 
 impl Plan {
-    /// What leads from `old` to `new`.
-    pub fn between(old: &Contents, new: &Contents) -> Self {
-        Self {
-            policies: Change::between(&old.policies, &new.policies, |key| key),
-            ports: Change::between(&old.ports, &new.ports, |key| key),
-            addresses4: Change::between(&old.addresses4, &new.addresses4, |key| key),
-            addresses6: Change::between(&old.addresses6, &new.addresses6, |key| key),
-            prefixes4: Change::between(&old.prefixes4, &new.prefixes4, prefix_key),
-            prefixes6: Change::between(&old.prefixes6, &new.prefixes6, prefix_key),
-            blocked4: Change::between(&old.blocked4, &new.blocked4, prefix_key),
-            blocked6: Change::between(&old.blocked6, &new.blocked6, prefix_key),
-            cgroups: Change::between(&old.cgroups, &new.cgroups, |key| key),
-            interfaces: Change::between(&old.interfaces, &new.interfaces, |key| key),
-        }
+    /// What leads from `old` to `new`. `host_sets`: sets of the host in the new image, which
+    /// judge the sockets of a cgroup that is no workload any more.
+    pub fn between(old: &Contents, new: &Contents, host_sets: [u32; 2], transient: u32) -> Self {
+        let mut plan = Self::default();
+        let bridge = bridge(old, new, transient);
+        #[cfg(test)]
+        let bridge = if super::tests::WITHOUT_BRIDGE.get() {
+            Bridge::default()
+        } else {
+            bridge
+        };
+        plan.transients = bridge.transients().collect();
+        plan.sets(old, new, &bridge);
+        plan.peers(&old.peers, &new.peers, &bridge);
+        plan.cgroups(old, new, host_sets, &bridge);
+        differences(&old.interfaces, &new.interfaces, |ifindex, old, new| {
+            let stage = match old {
+                None => &mut plan.enrol,
+                Some(_) => &mut plan.flip,
+            };
+            stage.interfaces.put(ifindex, old, new);
+        });
+        differences(&old.blocked4, &new.blocked4, |key, old, new| {
+            plan.flip.blocked4.put(prefix_key(key), old, new);
+        });
+        differences(&old.blocked6, &new.blocked6, |key, old, new| {
+            plan.flip.blocked6.put(prefix_key(key), old, new);
+        });
+        plan
     }
 
     /// Whether nothing changes.
     pub fn is_empty(&self) -> bool {
-        self.policies.is_empty()
-            && self.ports.is_empty()
-            && self.addresses4.is_empty()
-            && self.addresses6.is_empty()
-            && self.prefixes4.is_empty()
-            && self.prefixes6.is_empty()
-            && self.blocked4.is_empty()
-            && self.blocked6.is_empty()
-            && self.cgroups.is_empty()
-            && self.interfaces.is_empty()
+        let stages = [
+            &self.beside,
+            &self.between,
+            &self.enrol,
+            &self.flip,
+            &self.settle,
+            &self.gone,
+            &self.clean,
+        ];
+        stages.into_iter().all(Stage::is_empty)
     }
 
-    /// Writes what no endpoint uses yet: sets, port tables, and who is behind an address. An
-    /// identity that is new has its entries in the sets before an address can lead to it.
-    pub fn prepare(&self, tables: &Tables) -> Result<(), TableError> {
-        let outcome = self.write_beside(tables);
-        if outcome.is_err() {
-            self.withdraw(tables);
+    fn sets(&mut self, old: &Contents, new: &Contents, bridge: &Bridge) {
+        if !old.same_sets(new) {
+            differences(old.policies(), new.policies(), |key, old, new| {
+                let stage = match new {
+                    Some(_) => &mut self.beside,
+                    None => &mut self.clean,
+                };
+                stage.policies.put(key, old, new);
+            });
+            differences(old.ports(), new.ports(), |key, old, new| {
+                let stage = match new {
+                    Some(_) => &mut self.beside,
+                    None => &mut self.clean,
+                };
+                stage.ports.put(key, old, new);
+            });
         }
-        outcome
-    }
-
-    fn write_beside(&self, tables: &Tables) -> Result<(), TableError> {
-        each!(
-            self,
-            tables,
-            [
-                ports, policies, addresses4, addresses6, prefixes4, prefixes6, blocked4, blocked6
-            ],
-            write
-        )
-    }
-
-    /// Undoes [`Plan::prepare`].
-    pub fn withdraw(&self, tables: &Tables) {
-        self.blocked6.undo(&tables.blocked6);
-        self.blocked4.undo(&tables.blocked4);
-        self.prefixes6.undo(&tables.prefixes6);
-        self.prefixes4.undo(&tables.prefixes4);
-        self.addresses6.undo(&tables.addresses6);
-        self.addresses4.undo(&tables.addresses4);
-        self.policies.undo(&tables.policies);
-        self.ports.undo(&tables.ports);
-    }
-
-    /// Flips the endpoints. All or nothing.
-    pub fn flip(&self, tables: &Tables) -> Result<(), TableError> {
-        let outcome = self
-            .cgroups
-            .write(&tables.cgroups)
-            .and_then(|()| self.interfaces.write(&tables.interfaces));
-        if outcome.is_err() {
-            self.unflip(tables);
+        for (key, entry) in &bridge.entries {
+            self.beside.policies.put(*key, None, Some(*entry));
+            self.clean.policies.put(*key, Some(*entry), None);
         }
-        outcome
     }
 
-    /// Undoes [`Plan::flip`].
-    pub fn unflip(&self, tables: &Tables) {
-        self.interfaces.undo(&tables.interfaces);
-        self.cgroups.undo(&tables.cgroups);
-    }
-
-    /// Removes what nothing uses any more.
-    pub fn clean(&self, tables: &Tables) -> Result<(), TableError> {
-        each!(
-            self,
-            tables,
-            [
-                interfaces, cgroups, addresses4, addresses6, prefixes4, prefixes6, blocked4,
-                blocked6, policies, ports
+    fn peers(&mut self, old: &Peers, new: &Peers, bridge: &Bridge) {
+        if std::ptr::eq(old, new) {
+            return;
+        }
+        let Self {
+            between,
+            settle,
+            gone,
+            ..
+        } = self;
+        let mut walk4 = Walk {
+            writes: [
+                &mut between.addresses4,
+                &mut settle.addresses4,
+                &mut gone.addresses4,
             ],
-            clean
-        )
+            bridge,
+        };
+        differences(&old.addresses4, &new.addresses4, |address, old, new| {
+            walk4.write(address, net4(32, address), old, new);
+        });
+        let mut walk6 = Walk {
+            writes: [
+                &mut between.addresses6,
+                &mut settle.addresses6,
+                &mut gone.addresses6,
+            ],
+            bridge,
+        };
+        differences(&old.addresses6, &new.addresses6, |address, old, new| {
+            walk6.write(address, net6(128, address), old, new);
+        });
+        let mut walk4 = Walk {
+            writes: [
+                &mut between.prefixes4,
+                &mut settle.prefixes4,
+                &mut gone.prefixes4,
+            ],
+            bridge,
+        };
+        differences(&old.prefixes4, &new.prefixes4, |key, old, new| {
+            walk4.write(prefix_key(key), net4(key.0, key.1), old, new);
+        });
+        let mut walk6 = Walk {
+            writes: [
+                &mut between.prefixes6,
+                &mut settle.prefixes6,
+                &mut gone.prefixes6,
+            ],
+            bridge,
+        };
+        differences(&old.prefixes6, &new.prefixes6, |key, old, new| {
+            walk6.write(prefix_key(key), net6(key.0, key.1), old, new);
+        });
     }
 
-    /// Interfaces whose endpoint goes.
-    pub fn leaving_interfaces(&self) -> &[u32] {
-        &self.interfaces.remove
+    fn cgroups(&mut self, old: &Contents, new: &Contents, host_sets: [u32; 2], bridge: &Bridge) {
+        differences(&old.cgroups, &new.cgroups, |id, old, new| {
+            let from = workload(old).map_or(identity::HOST, |entry| entry.identity);
+            let to = workload(new).map_or(identity::HOST, |entry| entry.identity);
+            let identity = bridge.identity(from, to);
+            match (workload(old), workload(new)) {
+                (Some(_), Some(_)) => {
+                    let between = old.map(|entry| EndpointEntry { identity, ..entry });
+                    let flipped = new.map(|entry| EndpointEntry { identity, ..entry });
+                    self.between.cgroups.put(id, old, between);
+                    self.flip.cgroups.put(id, between, flipped);
+                    self.settle.cgroups.put(id, flipped, new);
+                }
+                (None, Some(_)) => {
+                    let between = new.map(|entry| EndpointEntry { identity, ..entry });
+                    self.enrol.cgroups.put(id, old, between);
+                    self.settle.cgroups.put(id, between, new);
+                }
+                (Some(_), None) => {
+                    // Its sockets are the host's from the flip on, and are still known for what
+                    // they were to endpoints that have not flipped yet.
+                    let between = old.map(|entry| EndpointEntry { identity, ..entry });
+                    let flipped = between.map(|entry| EndpointEntry {
+                        sets: host_sets,
+                        ..entry
+                    });
+                    self.between.cgroups.put(id, old, between);
+                    self.flip.cgroups.put(id, between, flipped);
+                    self.gone.cgroups.put(id, flipped, new);
+                }
+                (None, None) => self.flip.cgroups.put(id, old, new),
+            }
+        });
     }
+
+    /// Refuses what does not fit while old, new and what is in between stand side by side.
+    pub fn check_room(&self, old: &Contents, room: &Capacities) -> Result<(), ApplyError> {
+        let Self {
+            beside,
+            between,
+            enrol,
+            flip,
+            ..
+        } = self;
+        let peers = &old.peers;
+        let policies = (room.policies, "--max-policies");
+        let ports = (room.ports, "--max-ports");
+        let addresses = (room.addresses, "--max-addresses");
+        let prefixes = (room.prefixes, "--max-prefixes");
+        let endpoints = (room.endpoints, "--max-endpoints");
+        let needs = [
+            (
+                "policy entries",
+                old.policies().len() + beside.policies.added(),
+                policies,
+            ),
+            (
+                "port entries",
+                old.ports().len() + beside.ports.added(),
+                ports,
+            ),
+            (
+                "IPv4 addresses",
+                peers.addresses4.len() + between.addresses4.added(),
+                addresses,
+            ),
+            (
+                "IPv6 addresses",
+                peers.addresses6.len() + between.addresses6.added(),
+                addresses,
+            ),
+            (
+                "IPv4 prefixes",
+                peers.prefixes4.len() + between.prefixes4.added(),
+                prefixes,
+            ),
+            (
+                "IPv6 prefixes",
+                peers.prefixes6.len() + between.prefixes6.added(),
+                prefixes,
+            ),
+            (
+                "blocked IPv4 prefixes",
+                old.blocked4.len() + flip.blocked4.added(),
+                prefixes,
+            ),
+            (
+                "blocked IPv6 prefixes",
+                old.blocked6.len() + flip.blocked6.added(),
+                prefixes,
+            ),
+            (
+                "interface endpoints",
+                old.interfaces.len() + enrol.interfaces.added(),
+                endpoints,
+            ),
+            (
+                "cgroups",
+                old.cgroups.len() + enrol.cgroups.added() + flip.cgroups.added(),
+                endpoints,
+            ),
+        ];
+        for (what, needed, (capacity, setting)) in needs {
+            let capacity = capacity as usize;
+            if needed > capacity {
+                return Err(ApplyError::TooMany {
+                    what,
+                    needed,
+                    capacity,
+                    setting,
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The writes for one table of peers: in between, as the new image says, and removals.
+struct Walk<'a, K> {
+    writes: [&'a mut Writes<K, AddressEntry>; 3],
+    bridge: &'a Bridge,
+}
+
+impl<K: Pod> Walk<'_, K> {
+    fn write(&mut self, key: K, net: IpNet, old: Option<AddressEntry>, new: Option<AddressEntry>) {
+        let [between, settle, gone] = &mut self.writes;
+        let in_between = new.or(old).map(|entry| AddressEntry {
+            identity: (self.bridge.peers.get(&net).copied()).unwrap_or(entry.identity),
+            ..entry
+        });
+        between.put(key, old, in_between);
+        match new {
+            Some(_) => settle.put(key, in_between, new),
+            None => gone.put(key, in_between, None),
+        }
+    }
+}
+
+/// The workload behind a cgroup, if there is one.
+fn workload(entry: Option<EndpointEntry>) -> Option<EndpointEntry> {
+    entry.filter(|entry| !entry.has(endpoint_flag::NOT_ENROLLED))
+}
+
+/// The bridge between two contents. Addresses that do not change are left out: they neither
+/// move nor contain any other.
+fn bridge(old: &Contents, new: &Contents, transient: u32) -> Bridge {
+    let (mut from, mut to) = (HashMap::new(), HashMap::new());
+    if !Arc::ptr_eq(&old.peers, &new.peers) {
+        let mut moved = |net, old: Option<AddressEntry>, new: Option<AddressEntry>| {
+            from.extend(old.map(|entry| (net, entry.identity)));
+            to.extend(new.map(|entry| (net, entry.identity)));
+        };
+        differences(
+            &old.peers.addresses4,
+            &new.peers.addresses4,
+            |a, old, new| {
+                moved(net4(32, a), old, new);
+            },
+        );
+        differences(
+            &old.peers.addresses6,
+            &new.peers.addresses6,
+            |a, old, new| {
+                moved(net6(128, a), old, new);
+            },
+        );
+        let prefixes = |peers: &Peers, held: &mut HashMap<IpNet, u32>| {
+            add(held, &peers.prefixes4, |(bits, a)| net4(bits, a));
+            add(held, &peers.prefixes6, |(bits, a)| net6(bits, a));
+        };
+        prefixes(&old.peers, &mut from);
+        prefixes(&new.peers, &mut to);
+        // What the programs take for the host where the tables say nothing.
+        for net in [
+            net4(8, [127, 0, 0, 0]),
+            net6(128, Ipv6Addr::LOCALHOST.octets()),
+        ] {
+            from.entry(net).or_insert(identity::HOST);
+            to.entry(net).or_insert(identity::HOST);
+        }
+    }
+    let held = |peers, policies| Held { peers, policies };
+    Bridge::between(
+        held(&from, old.policies()),
+        held(&to, new.policies()),
+        &endpoint_changes(old, new),
+        transient,
+    )
+}
+
+fn endpoint_changes(old: &Contents, new: &Contents) -> Vec<EndpointChange> {
+    let state = |entry: EndpointEntry, identity| EndpointState {
+        identity,
+        sets: entry.sets,
+    };
+    let mut changes = Vec::new();
+    differences(&old.cgroups, &new.cgroups, |_, old, new| {
+        changes.push(EndpointChange {
+            old: workload(old).map(|entry| state(entry, entry.identity)),
+            new: workload(new).map(|entry| state(entry, entry.identity)),
+        });
+    });
+    // That a socket is behind an interface proves nothing: its workload is known by address.
+    differences(&old.interfaces, &new.interfaces, |_, old, new| {
+        changes.push(EndpointChange {
+            old: old.map(|entry| state(entry, identity::HOST)),
+            new: new.map(|entry| state(entry, identity::HOST)),
+        });
+    });
+    changes
+}
+
+/// The lowest transient identity that nothing in `contents` uses.
+pub(super) fn free_transient(contents: &Contents) -> u32 {
+    let keys = contents.policies().keys().map(|key| key.peer);
+    let peers = &contents.peers;
+    let peers = (peers.addresses4.values())
+        .chain(peers.addresses6.values())
+        .chain(peers.prefixes4.values())
+        .chain(peers.prefixes6.values())
+        .map(|entry| entry.identity);
+    let endpoints = contents.cgroups.values().map(|entry| entry.identity);
+    keys.chain(peers)
+        .chain(endpoints)
+        .filter(|identity| *identity >= TRANSIENT)
+        .max()
+        .map_or(TRANSIENT, |highest| {
+            highest.checked_add(1).unwrap_or(TRANSIENT)
+        })
+}
+
+fn add<M: Copy + Eq + Hash>(
+    held: &mut HashMap<IpNet, u32>,
+    entries: &HashMap<M, AddressEntry>,
+    net: impl Fn(M) -> IpNet,
+) {
+    held.extend(
+        entries
+            .iter()
+            .map(|(key, entry)| (net(*key), entry.identity)),
+    );
+}
+
+fn net4(bits: u32, address: Addr4) -> IpNet {
+    Ipv4Net::new_assert(address.into(), u8::try_from(bits).unwrap_or(32)).into()
+}
+
+fn net6(bits: u32, address: Addr6) -> IpNet {
+    Ipv6Net::new_assert(address.into(), u8::try_from(bits).unwrap_or(128)).into()
 }

@@ -4,6 +4,7 @@ use std::{
     collections::{BTreeSet, HashMap},
     hash::Hash,
     net::IpAddr,
+    sync::Arc,
 };
 
 use bytemuck::Pod;
@@ -26,19 +27,43 @@ use super::{
 };
 use crate::compile::image::{IdentitySubject, Image};
 
-/// Everything that user space writes, less the configuration.
-#[derive(Clone, Debug, Default)]
+/// Everything that user space writes, less the configuration. Cheap to keep: sets and port
+/// tables are the image's own, and addresses are shared while they do not change.
+#[derive(Clone, Debug)]
 pub(super) struct Contents {
     pub interfaces: HashMap<u32, EndpointEntry>,
     pub cgroups: HashMap<u64, EndpointEntry>,
+    pub peers: Arc<Peers>,
+    pub blocked4: HashMap<(u32, Addr4), BlockedEntry>,
+    pub blocked6: HashMap<(u32, Addr6), BlockedEntry>,
+    sets: Sets,
+    /// What the peers were made of, less the image.
+    made_of: PeersOf,
+}
+
+/// Who is behind addresses and prefixes.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Peers {
     pub addresses4: HashMap<Addr4, AddressEntry>,
     pub addresses6: HashMap<Addr6, AddressEntry>,
     pub prefixes4: HashMap<(u32, Addr4), AddressEntry>,
     pub prefixes6: HashMap<(u32, Addr6), AddressEntry>,
-    pub blocked4: HashMap<(u32, Addr4), BlockedEntry>,
-    pub blocked6: HashMap<(u32, Addr6), BlockedEntry>,
-    pub policies: HashMap<PolicyKey, PolicyEntry>,
-    pub ports: HashMap<PortKey, Decision>,
+}
+
+/// What the addresses depend on beside the image.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct PeersOf {
+    owners: Owners,
+    local: Vec<IpAddr>,
+}
+
+/// Policy sets and port tables.
+#[derive(Clone, Debug)]
+enum Sets {
+    /// As they were read from the kernel.
+    Read(HashMap<PolicyKey, PolicyEntry>, HashMap<PortKey, Decision>),
+    /// Exactly the image's.
+    Image(Arc<Image>),
 }
 
 /// For how long after enrolment flows of every protocol are picked up, in seconds.
@@ -50,14 +75,19 @@ impl Contents {
         Ok(Self {
             interfaces: collect(&tables.interfaces, |key| key)?,
             cgroups: collect(&tables.cgroups, |key| key)?,
-            addresses4: collect(&tables.addresses4, |key| key)?,
-            addresses6: collect(&tables.addresses6, |key| key)?,
-            prefixes4: collect(&tables.prefixes4, |key| (key.bits, key.address))?,
-            prefixes6: collect(&tables.prefixes6, |key| (key.bits, key.address))?,
+            peers: Arc::new(Peers {
+                addresses4: collect(&tables.addresses4, |key| key)?,
+                addresses6: collect(&tables.addresses6, |key| key)?,
+                prefixes4: collect(&tables.prefixes4, |key| (key.bits, key.address))?,
+                prefixes6: collect(&tables.prefixes6, |key| (key.bits, key.address))?,
+            }),
             blocked4: collect(&tables.blocked4, |key| (key.bits, key.address))?,
             blocked6: collect(&tables.blocked6, |key| (key.bits, key.address))?,
-            policies: collect(&tables.policies, |key| key)?,
-            ports: collect(&tables.ports, |key| key)?,
+            sets: Sets::Read(
+                collect(&tables.policies, |key| key)?,
+                collect(&tables.ports, |key| key)?,
+            ),
+            made_of: PeersOf::default(),
         })
     }
 
@@ -65,41 +95,25 @@ impl Contents {
     /// knows keep their time of enrolment.
     pub fn desired(desired: &Desired, old: &Self, now: u32) -> Self {
         let image = &desired.image;
+        let made_of = PeersOf {
+            owners: Owners::new(desired),
+            local: desired.node.local_addresses.clone(),
+        };
+        let peers = match &old.sets {
+            Sets::Image(before) if same_peers(before, image) && made_of == old.made_of => {
+                Arc::clone(&old.peers)
+            }
+            _ => Arc::new(Peers::of(image, &made_of)),
+        };
         let mut new = Self {
-            policies: image.policies.clone(),
-            ports: image.ports.clone(),
-            ..Self::default()
+            interfaces: HashMap::new(),
+            cgroups: HashMap::new(),
+            peers,
+            blocked4: HashMap::new(),
+            blocked6: HashMap::new(),
+            sets: Sets::Image(Arc::clone(image)),
+            made_of,
         };
-        let owners = Owners::new(desired);
-        let entry = |net: &IpNet, identity: u32| AddressEntry {
-            identity,
-            endpoint: owners.of(image, net, identity),
-            flags: match subject(image, identity) {
-                Some(IdentitySubject::World) => address_flag::WORLD,
-                _ => 0,
-            },
-        };
-        for (net, identity) in &image.prefixes {
-            new.add_prefix(net, entry(net, *identity));
-        }
-        for (net, identity) in &image.addresses {
-            new.add_address(net.addr(), entry(net, *identity));
-        }
-        for address in &desired.node.local_addresses {
-            let identity = image
-                .host_addresses
-                .get(address)
-                .copied()
-                .unwrap_or(identity::HOST);
-            new.add_address(
-                *address,
-                AddressEntry {
-                    identity,
-                    endpoint: 0,
-                    flags: address_flag::LOCAL,
-                },
-            );
-        }
         for (net, (rule, audit)) in &image.blocked {
             let entry = BlockedEntry {
                 rule: *rule,
@@ -118,6 +132,30 @@ impl Contents {
         }
         new.add_endpoints(desired, old, now);
         new
+    }
+
+    /// The policy table.
+    pub fn policies(&self) -> &HashMap<PolicyKey, PolicyEntry> {
+        match &self.sets {
+            Sets::Read(policies, _) => policies,
+            Sets::Image(image) => &image.policies,
+        }
+    }
+
+    /// The port table.
+    pub fn ports(&self) -> &HashMap<PortKey, Decision> {
+        match &self.sets {
+            Sets::Read(_, ports) => ports,
+            Sets::Image(image) => &image.ports,
+        }
+    }
+
+    /// Whether both hold the sets and port tables of one and the same image.
+    pub fn same_sets(&self, other: &Self) -> bool {
+        match (&self.sets, &other.sets) {
+            (Sets::Image(one), Sets::Image(other)) => Arc::ptr_eq(one, other),
+            _ => false,
+        }
     }
 
     fn add_endpoints(&mut self, desired: &Desired, old: &Self, now: u32) {
@@ -190,30 +228,6 @@ impl Contents {
         }
     }
 
-    fn add_address(&mut self, address: IpAddr, entry: AddressEntry) {
-        match address {
-            IpAddr::V4(address) => {
-                self.addresses4.insert(address.octets(), entry);
-            }
-            IpAddr::V6(address) => {
-                self.addresses6.insert(address.octets(), entry);
-            }
-        }
-    }
-
-    fn add_prefix(&mut self, net: &IpNet, entry: AddressEntry) {
-        match net {
-            IpNet::V4(net) => {
-                let key = (u32::from(net.prefix_len()), net.network().octets());
-                self.prefixes4.insert(key, entry);
-            }
-            IpNet::V6(net) => {
-                let key = (u32::from(net.prefix_len()), net.network().octets());
-                self.prefixes6.insert(key, entry);
-            }
-        }
-    }
-
     /// The node's configuration beside these contents, at a generation.
     pub fn config(
         &self,
@@ -248,7 +262,10 @@ impl Contents {
         Config {
             generation,
             flags,
-            prefixes: [count_of(&self.prefixes4), count_of(&self.prefixes6)],
+            prefixes: [
+                count_of(&self.peers.prefixes4),
+                count_of(&self.peers.prefixes6),
+            ],
             blocked: [count_of(&self.blocked4), count_of(&self.blocked6)],
             report_limit: node.report_limit,
             failsafe_count: u32::try_from(count).unwrap_or(0),
@@ -262,6 +279,7 @@ fn subject(image: &Image, identity: u32) -> Option<&IdentitySubject> {
 }
 
 /// Which interface endpoint a declared address or prefix belongs to.
+#[derive(Clone, Debug, Default, PartialEq)]
 struct Owners {
     /// Endpoint number and identity.
     declared: HashMap<IpNet, (u32, u32)>,
@@ -297,6 +315,68 @@ impl Owners {
             endpoint
         } else {
             0
+        }
+    }
+}
+
+/// Whether two images know the same addresses.
+fn same_peers(one: &Arc<Image>, other: &Arc<Image>) -> bool {
+    Arc::ptr_eq(one, other)
+        || one.addresses == other.addresses
+            && one.prefixes == other.prefixes
+            && one.host_addresses == other.host_addresses
+}
+
+impl Peers {
+    fn of(image: &Image, made_of: &PeersOf) -> Self {
+        let mut peers = Self::default();
+        let entry = |net: &IpNet, identity: u32| AddressEntry {
+            identity,
+            endpoint: made_of.owners.of(image, net, identity),
+            flags: match subject(image, identity) {
+                Some(IdentitySubject::World) => address_flag::WORLD,
+                _ => 0,
+            },
+        };
+        for (net, identity) in &image.prefixes {
+            peers.add_prefix(net, entry(net, *identity));
+        }
+        for (net, identity) in &image.addresses {
+            peers.add_address(net.addr(), entry(net, *identity));
+        }
+        for address in &made_of.local {
+            let identity = image.host_addresses.get(address).copied();
+            let entry = AddressEntry {
+                identity: identity.unwrap_or(identity::HOST),
+                endpoint: 0,
+                flags: address_flag::LOCAL,
+            };
+            peers.add_address(*address, entry);
+        }
+        peers
+    }
+
+    fn add_address(&mut self, address: IpAddr, entry: AddressEntry) {
+        match address {
+            IpAddr::V4(address) => {
+                self.addresses4.insert(address.octets(), entry);
+            }
+            IpAddr::V6(address) => {
+                self.addresses6.insert(address.octets(), entry);
+            }
+        }
+    }
+
+    fn add_prefix(&mut self, net: &IpNet, entry: AddressEntry) {
+        match net {
+            IpNet::V4(net) => {
+                let key = (u32::from(net.prefix_len()), net.network().octets());
+                self.prefixes4.insert(key, entry);
+            }
+            IpNet::V6(net) => {
+                let key = (u32::from(net.prefix_len()), net.network().octets());
+                self.prefixes6.insert(key, entry);
+            }
         }
     }
 }

@@ -6,11 +6,14 @@ use aya::maps::{MapData, RingBuf};
 use enforcer_common::event::Event;
 use tokio::io::unix::AsyncFd;
 
+use super::transient::Transients;
+
 /// Reads events as the kernel sends them.
 pub struct EventReader {
     ring: Option<RingBuf<MapData>>,
     ready: Option<AsyncFd<RingBuf<MapData>>>,
     malformed: u64,
+    transients: Transients,
 }
 
 /// Events that one call hands over at most, so that a flood does not keep the task to itself.
@@ -25,11 +28,12 @@ impl std::fmt::Debug for EventReader {
 }
 
 impl EventReader {
-    pub(super) fn new(ring: RingBuf<MapData>) -> Self {
+    pub(super) fn new(ring: RingBuf<MapData>, transients: Transients) -> Self {
         Self {
             ring: Some(ring),
             ready: None,
             malformed: 0,
+            transients,
         }
     }
 
@@ -53,8 +57,11 @@ impl EventReader {
                     guard.clear_ready();
                     break;
                 };
-                match bytemuck::try_pod_read_unaligned(&item) {
-                    Ok(event) => out.push(event),
+                match bytemuck::try_pod_read_unaligned::<Event>(&item) {
+                    Ok(mut event) => {
+                        event.peer = self.transients.settled(event.peer);
+                        out.push(event);
+                    }
                     Err(_) => self.malformed += 1,
                 }
             }
@@ -64,8 +71,8 @@ impl EventReader {
         }
     }
 
-    /// Events of a size that this version does not know.
-    pub fn malformed(&self) -> u64 {
-        self.malformed
+    /// Events of a size that this version does not know, since the last call.
+    pub fn take_malformed(&mut self) -> u64 {
+        std::mem::take(&mut self.malformed)
     }
 }

@@ -10,10 +10,15 @@ mod events;
 mod features;
 mod object;
 mod pin;
+mod quiet;
 mod read;
 mod settings;
+mod stage;
 mod sys;
 mod table;
+#[cfg(test)]
+mod tests;
+mod transient;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -24,8 +29,10 @@ use std::{
 use enforcer_common::{
     Action, Direction, Loss, Reason,
     abi::map,
+    config::Config,
     counter::Counter,
     denied_entry::{DeniedEntry, DeniedKey},
+    identity,
     policy_key::ALLOW_ALL,
 };
 
@@ -36,7 +43,10 @@ use self::{
     desired::{Desired, EndpointPlace},
     object::Tables,
     pin::Pins,
+    quiet::Quiet,
     read::Drained,
+    stage::Stage,
+    transient::Transients,
 };
 pub use self::{
     attach::Attachment,
@@ -56,8 +66,13 @@ pub struct Datapath {
     pins: Pins,
     programs: Programs,
     tables: Tables,
+    quiet: Quiet,
+    /// What the maps hold.
     contents: Contents,
-    config: enforcer_common::config::Config,
+    /// The maps may hold something else: they are to be read again.
+    astray: bool,
+    transients: Transients,
+    config: Config,
     events: Option<EventReader>,
     drained: Drained,
     attached: BTreeMap<AttachKey, Vec<Attachment>>,
@@ -106,7 +121,22 @@ impl Datapath {
         let pins = Pins::open(&settings.pin_dir)?;
         let had_links = !pins.links()?.is_empty();
         let (maps, had_maps) = pins.maps(&settings.layout())?;
-        let mut ebpf = object::load(&maps, &settings.capacities)?;
+        let opened = Self::load(settings, pins, &maps, had_maps, had_links);
+        if opened.is_err() && !had_maps {
+            // Nothing uses them; the maps of the layout in force stay.
+            let _ = std::fs::remove_dir_all(&maps);
+        }
+        opened
+    }
+
+    fn load(
+        settings: &DatapathSettings,
+        pins: Pins,
+        maps: &Path,
+        had_maps: bool,
+        had_links: bool,
+    ) -> Result<(Self, Adopted), DatapathError> {
+        let mut ebpf = object::load(maps, &settings.capacities)?;
         let tables = Tables::take(&mut ebpf)?;
         let ring = object::ring(&mut ebpf)?;
         let programs = Programs::load(ebpf)?;
@@ -120,15 +150,19 @@ impl Datapath {
             (false, true) => Adopted::Replaced,
             (false, false) => Adopted::Fresh,
         };
+        let transients = Transients::after(&contents);
         let datapath = Self {
             settings: settings.clone(),
             pins,
             programs,
+            drained: Drained::open(&maps.join("TOLD"), settings.capacities.denied)?,
             tables,
+            quiet: Quiet::new()?,
             contents,
+            astray: false,
+            events: Some(EventReader::new(ring, transients.clone())),
+            transients,
             config,
-            events: Some(EventReader::new(ring)),
-            drained: Drained::default(),
             attached: BTreeMap::new(),
             flows: FlowTableStats::default(),
             features: features::probe(),
@@ -137,29 +171,80 @@ impl Datapath {
     }
 
     /// Makes the kernel hold what is desired, all or nothing: on an error the last state is in
-    /// force.
+    /// force. See the module `apply` for the order. What cannot be cleaned up afterwards is
+    /// logged, and the next call tries again.
     pub fn apply(&mut self, desired: &Desired) -> Result<Applied, ApplyError> {
         let start = Instant::now();
-        self.check_room(desired)?;
+        if self.astray {
+            self.contents = Contents::read(&self.tables)?;
+        }
         let new = Contents::desired(desired, &self.contents, clock::seconds());
-        let plan = Plan::between(&self.contents, &new);
+        let host_sets = desired.image.sets.get(&identity::HOST);
+        let host_sets = host_sets.map_or([ALLOW_ALL; 2], |sets| sets.numbers);
+        let plan = Plan::between(&self.contents, &new, host_sets, self.transients.next());
+        plan.check_room(&self.contents, &self.settings.capacities)?;
         let block_at_tc = self.settings.xdp == XdpMode::Off;
         let sockets_at_tc = self.settings.cgroup_root.is_none();
         let mut config = new.config(desired, self.config.generation, block_at_tc, sockets_at_tc);
         let first = self.config.generation == 0 || self.attached.is_empty();
-        if plan.is_empty() && config == self.config && !first {
+        if plan.is_empty() && config == self.config && !first && !self.astray {
             return Ok(Applied {
                 generation: config.generation,
                 changed: false,
                 took: start.elapsed(),
             });
         }
+        self.transients.add(&plan.transients);
 
-        plan.prepare(&self.tables)?;
-        // The tries may be asked from now on: their new entries are complete.
+        // Until the end is reached.
+        self.astray = true;
+        config.generation = self.put_in_force(&plan, desired, &new, config)?;
+        self.config = config;
+        self.contents = new;
+        match self.clean_up(&plan, desired, first) {
+            Ok(()) => self.astray = false,
+            Err(error) => tracing::warn!(
+                error = crate::cause::chain(&error),
+                "something of the former policy stays behind for now"
+            ),
+        }
+        Ok(Applied {
+            generation: config.generation,
+            changed: true,
+            took: start.elapsed(),
+        })
+    }
+
+    /// Everything up to the raised generation, which is returned.
+    fn put_in_force(
+        &mut self,
+        plan: &Plan,
+        desired: &Desired,
+        new: &Contents,
+        config: Config,
+    ) -> Result<u32, ApplyError> {
+        let mut done = Vec::new();
+        let outcome = self.try_in_force(plan, desired, new, config, &mut done);
+        // On new maps nothing ran before. Hooks that are there already need what was written,
+        // the others are still behind the former maps.
+        if outcome.is_err() && self.config.generation != 0 {
+            self.undo(&done);
+        }
+        outcome
+    }
+
+    fn try_in_force<'p>(
+        &mut self,
+        plan: &'p Plan,
+        desired: &Desired,
+        new: &Contents,
+        config: Config,
+        done: &mut Vec<&'p Stage>,
+    ) -> Result<u32, ApplyError> {
+        // The tries may be asked once the generation of new maps is not 0, which no program may
+        // find, and their entries are about to be written.
         let mut widened = if self.config.generation == 0 {
-            // New maps: no program runs on them yet, and none may find generation 0.
-            enforcer_common::config::Config {
+            Config {
                 generation: 1,
                 ..config
             }
@@ -170,90 +255,86 @@ impl Datapath {
             widened.prefixes[family] = widened.prefixes[family].max(config.prefixes[family]);
             widened.blocked[family] = widened.blocked[family].max(config.blocked[family]);
         }
-        if let Err(error) = self.tables.config.set(&0, &widened) {
-            plan.withdraw(&self.tables);
-            return Err(error.into());
+        for stage in [&plan.beside, &plan.between, &plan.enrol] {
+            self.take(stage, done)?;
         }
-        if let Err(error) = plan.flip(&self.tables) {
-            plan.withdraw(&self.tables);
-            return Err(error.into());
+        self.tables.config.set(&0, &widened)?;
+        self.attach(desired, new)?;
+        self.take(&plan.flip, done)?;
+        if !(plan.flip.is_empty() && plan.settle.is_empty() && plan.clean.is_empty()) {
+            self.wait()?;
         }
-        if let Err(error) = self.attach(desired, &new) {
-            plan.unflip(&self.tables);
-            plan.withdraw(&self.tables);
-            return Err(error.into());
-        }
+        self.take(&plan.settle, done)?;
         // Generation 0 means "never".
-        config.generation = widened.generation.wrapping_add(1).max(1);
+        let generation = widened.generation.wrapping_add(1).max(1);
+        let config = Config {
+            generation,
+            ..config
+        };
         self.tables.config.set(&0, &config)?;
-        self.config = config;
+        Ok(generation)
+    }
 
-        self.detach_leaving(&plan, desired)?;
-        plan.clean(&self.tables)?;
-        self.contents = new;
+    fn take<'p>(&self, stage: &'p Stage, done: &mut Vec<&'p Stage>) -> Result<(), TableError> {
+        #[cfg(test)]
+        tests::before_stage(done.len());
+        done.push(stage);
+        stage.write(&self.tables)
+    }
+
+    /// Undoes stages in reverse order, with the same care for programs that run.
+    fn undo(&self, done: &[&Stage]) {
+        for stage in done.iter().rev() {
+            let undone = stage.undo(&self.tables).map_err(DatapathError::from);
+            if let Err(error) = undone.and_then(|()| self.wait()) {
+                // The maps are read again before the next change, which removes it.
+                tracing::error!(
+                    error = crate::cause::chain(&error),
+                    "something of a refused change stays behind for now"
+                );
+            }
+        }
+        if let Err(error) = self.tables.config.set(&0, &self.config) {
+            tracing::error!(
+                error = crate::cause::chain(&error),
+                "the configuration of a refused change stays behind for now"
+            );
+        }
+    }
+
+    /// Removes what is not in force any more.
+    fn clean_up(
+        &mut self,
+        plan: &Plan,
+        desired: &Desired,
+        first: bool,
+    ) -> Result<(), DatapathError> {
+        #[cfg(test)]
+        tests::before_stage(5);
+        plan.gone.write(&self.tables)?;
+        #[cfg(test)]
+        tests::before_stage(6);
+        if !(plan.settle.is_empty() && plan.gone.is_empty() || plan.clean.is_empty()) {
+            self.wait()?;
+        }
+        plan.clean.write(&self.tables)?;
+        self.detach_leaving(desired)?;
         if first {
             self.pins.remove_other_maps(&self.settings.layout())?;
         }
-        Ok(Applied {
-            generation: config.generation,
-            changed: true,
-            took: start.elapsed(),
-        })
+        Ok(())
     }
 
-    fn check_room(&self, desired: &Desired) -> Result<(), ApplyError> {
-        let interfaces = desired
-            .endpoints
-            .iter()
-            .filter(|e| matches!(e.place, EndpointPlace::Interface { .. }))
-            .count()
-            + desired.uplinks.len();
-        let cgroups = desired.endpoints.len() + desired.uplinks.len() - interfaces;
-        let capacity = self.settings.capacities.endpoints as usize;
-        for (what, needed) in [("interface endpoints", interfaces), ("cgroups", cgroups)] {
-            if needed > capacity {
-                return Err(ApplyError::TooMany {
-                    what,
-                    needed,
-                    capacity,
-                    setting: "--max-endpoints",
-                });
-            }
+    fn wait(&self) -> Result<(), DatapathError> {
+        #[cfg(test)]
+        if tests::WITHOUT_BRIDGE.get() {
+            return Ok(());
         }
-        let local = desired.node.local_addresses.len();
-        let capacity = self.settings.capacities.addresses as usize;
-        for (what, needed) in [
-            (
-                "IPv4 addresses",
-                desired
-                    .image
-                    .addresses
-                    .keys()
-                    .filter(|n| n.addr().is_ipv4())
-                    .count()
-                    + local,
-            ),
-            (
-                "IPv6 addresses",
-                desired
-                    .image
-                    .addresses
-                    .keys()
-                    .filter(|n| n.addr().is_ipv6())
-                    .count()
-                    + local,
-            ),
-        ] {
-            if needed > capacity {
-                return Err(ApplyError::TooMany {
-                    what,
-                    needed,
-                    capacity,
-                    setting: "--max-addresses",
-                });
-            }
-        }
-        Ok(())
+        self.quiet.wait().map_err(|source| DatapathError::File {
+            action: "wait for the kernel programs through",
+            path: "the map of maps".into(),
+            source,
+        })
     }
 
     /// Attaches whatever is not attached yet. At the first call that moves every pinned hook
@@ -308,7 +389,7 @@ impl Datapath {
 
     /// Detaches from interfaces that are no endpoints any more, and what a former daemon left
     /// on others.
-    fn detach_leaving(&mut self, plan: &Plan, desired: &Desired) -> Result<(), DatapathError> {
+    fn detach_leaving(&mut self, desired: &Desired) -> Result<(), DatapathError> {
         let mut keep: BTreeSet<u32> = desired.uplinks.iter().map(|u| u.ifindex).collect();
         for endpoint in &desired.endpoints {
             if let EndpointPlace::Interface { ifindex, .. } = &endpoint.place {
@@ -336,12 +417,11 @@ impl Datapath {
                 )?;
             }
         }
-        let leaving = plan.leaving_interfaces();
         self.attached.retain(|key, _| match key {
             AttachKey::Cgroups => true,
             AttachKey::Workload(ifindex)
             | AttachKey::Uplink(ifindex)
-            | AttachKey::Blocker(ifindex) => keep.contains(ifindex) && !leaving.contains(ifindex),
+            | AttachKey::Blocker(ifindex) => keep.contains(ifindex),
         });
         Ok(())
     }
@@ -358,7 +438,11 @@ impl Datapath {
 
     /// Denied and audited flows with what was counted since the last call.
     pub fn drain_denied(&mut self) -> Result<Vec<(DeniedKey, DeniedEntry)>, DatapathError> {
-        Ok(self.drained.drain(&self.tables)?)
+        let mut drained = self.drained.drain(&self.tables)?;
+        for (_, entry) in &mut drained {
+            entry.peer = self.transients.settled(entry.peer);
+        }
+        Ok(drained)
     }
 
     /// Removes flows that are past their time. To be called every few seconds.
@@ -398,12 +482,12 @@ impl Datapath {
         let entries = |name: &str| match name {
             map::INTERFACES => contents.interfaces.len() as u64,
             map::CGROUPS => contents.cgroups.len() as u64,
-            map::ADDRESSES4 => contents.addresses4.len() as u64,
-            map::ADDRESSES6 => contents.addresses6.len() as u64,
-            map::PREFIXES4 => contents.prefixes4.len() as u64,
-            map::PREFIXES6 => contents.prefixes6.len() as u64,
-            map::POLICIES => contents.policies.len() as u64,
-            map::PORTS => contents.ports.len() as u64,
+            map::ADDRESSES4 => contents.peers.addresses4.len() as u64,
+            map::ADDRESSES6 => contents.peers.addresses6.len() as u64,
+            map::PREFIXES4 => contents.peers.prefixes4.len() as u64,
+            map::PREFIXES6 => contents.peers.prefixes6.len() as u64,
+            map::POLICIES => contents.policies().len() as u64,
+            map::PORTS => contents.ports().len() as u64,
             map::FLOWS4 => self.flows.entries[0],
             map::FLOWS6 => self.flows.entries[1],
             map::BLOCKED4 => contents.blocked4.len() as u64,

@@ -1,8 +1,13 @@
 //! Reading back: counters, denied flows, the flow tables, the pressure on the maps.
 
-use std::collections::HashMap;
+use std::{
+    collections::HashMap,
+    ffi::CString,
+    os::{fd::AsFd, unix::ffi::OsStrExt},
+    path::Path,
+};
 
-use bytemuck::Pod;
+use bytemuck::{Pod, Zeroable};
 use enforcer_common::{
     Action, Direction, Loss, Reason,
     conntrack::FlowEntry,
@@ -13,7 +18,10 @@ use enforcer_common::{
 
 use super::{
     clock,
+    error::DatapathError,
     object::Tables,
+    pin,
+    sys::{self, MapShape},
     table::{Table, TableError},
 };
 
@@ -68,35 +76,111 @@ where
 }
 
 /// What was handed over of each denied flow, so that the next drain tells only what is new.
-#[derive(Debug, Default)]
+/// Pinned beside the other maps, so that the next daemon does not tell it again. Only user
+/// space knows the map.
+#[derive(Debug)]
 pub(super) struct Drained {
-    seen: HashMap<DeniedKey, (u64, u64)>,
+    told: Table<DeniedKey, Told>,
+    /// The same, without a call for each.
+    seen: HashMap<DeniedKey, Told>,
+}
+
+/// What was told of an entry.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+struct Told {
+    packets: u64,
+    bytes: u64,
+    /// [`DeniedEntry::first`] of the entry: another one that came after it counts from zero.
+    first: u64,
 }
 
 /// A denied flow without a packet for this long is forgotten, in nanoseconds.
 const IDLE: u64 = 10_000_000_000;
 
+/// `BPF_MAP_TYPE_HASH` and `BPF_F_NO_PREALLOC` (`linux/bpf.h`).
+const HASH: u32 = 1;
+const NO_PREALLOC: u32 = 1;
+
 impl Drained {
+    /// Opens the map that is pinned at `path`, or makes it. `capacity`: that of the table of
+    /// denied flows.
+    pub fn open(path: &Path, capacity: u32) -> Result<Self, DatapathError> {
+        let name = CString::new(path.as_os_str().as_bytes())
+            .map_err(|error| pin::file("open", path)(error.into()))?;
+        let map = match sys::object_get(&name) {
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {
+                let map = sys::map_create(MapShape {
+                    kind: HASH,
+                    key: size_of::<DeniedKey>(),
+                    value: size_of::<Told>(),
+                    entries: capacity,
+                    flags: NO_PREALLOC,
+                    inner: None,
+                })
+                .map_err(pin::file("make the map", path))?;
+                sys::object_pin(map.as_fd(), &name).map_err(pin::file("pin", path))?;
+                map
+            }
+            found => found.map_err(pin::file("open", path))?,
+        };
+        let told = Table::new("TOLD", map, true);
+        let mut seen = HashMap::new();
+        told.for_each(|key, value| {
+            seen.insert(key, value);
+        })?;
+        Ok(Self { told, seen })
+    }
+
     /// The counts that were added since the last call. Idle flows are removed; what the kernel
     /// adds at that very moment is in the count that the removal returns.
+    ///
+    /// What is told is on record before it is returned: if the daemon dies before it has handed
+    /// it on, it is lost, and never told twice.
     pub fn drain(&mut self, tables: &Tables) -> Result<Vec<(DeniedKey, DeniedEntry)>, TableError> {
         let now = clock::nanoseconds();
         let mut found = Vec::new();
         tables
             .denied
             .for_each(|key, entry| found.push((key, entry)))?;
+        let mut seen = HashMap::with_capacity(found.len());
         let mut deltas = Vec::new();
+        let mut news = Vec::new();
         for (key, mut entry) in found {
-            if now.saturating_sub(entry.last) > IDLE {
+            let idle = now.saturating_sub(entry.last) > IDLE;
+            if idle {
                 match tables.denied.take(&key)? {
                     Some(last) => entry = last,
                     None => continue,
                 }
-                self.tell(key, entry, &mut deltas);
-                self.seen.remove(&key);
-            } else {
-                self.tell(key, entry, &mut deltas);
             }
+            let told = Told {
+                packets: entry.packets,
+                bytes: entry.bytes,
+                first: entry.first,
+            };
+            let before = self.seen.get(&key).copied();
+            deltas.extend(grown(entry, before).map(|delta| (key, delta)));
+            if !idle {
+                if before != Some(told) {
+                    news.push((key, told));
+                }
+                seen.insert(key, told);
+            }
+        }
+        let former = std::mem::replace(&mut self.seen, seen);
+        let gone = former
+            .into_keys()
+            .filter(|key| !self.seen.contains_key(key));
+        let gone: Vec<DeniedKey> = gone.collect();
+        // The counts are known here in any case: a map that cannot be written is no reason not
+        // to tell them.
+        let recorded = (self.told.remove_all(&gone)).and_then(|()| self.told.set_all(&news));
+        if let Err(error) = recorded {
+            tracing::warn!(
+                error = crate::cause::chain(&error),
+                "after a restart some denied packets may be told again"
+            );
         }
         Ok(deltas)
     }
@@ -105,37 +189,19 @@ impl Drained {
     pub fn len(&self) -> usize {
         self.seen.len()
     }
+}
 
-    fn tell(
-        &mut self,
-        key: DeniedKey,
-        entry: DeniedEntry,
-        deltas: &mut Vec<(DeniedKey, DeniedEntry)>,
-    ) {
-        let before = self
-            .seen
-            .insert(key, (entry.packets, entry.bytes))
-            .unwrap_or_default();
-        // An entry that was removed and began anew counts from zero.
-        let (packets, bytes) = if entry.packets >= before.0 {
-            (
-                entry.packets - before.0,
-                entry.bytes.saturating_sub(before.1),
-            )
-        } else {
-            (entry.packets, entry.bytes)
-        };
-        if packets > 0 {
-            deltas.push((
-                key,
-                DeniedEntry {
-                    packets,
-                    bytes,
-                    ..entry
-                },
-            ));
-        }
-    }
+/// What an entry has grown by since `before`.
+fn grown(entry: DeniedEntry, before: Option<Told>) -> Option<DeniedEntry> {
+    let before = before
+        .filter(|told| told.first == entry.first && told.packets <= entry.packets)
+        .unwrap_or_default();
+    let packets = entry.packets - before.packets;
+    (packets > 0).then(|| DeniedEntry {
+        packets,
+        bytes: entry.bytes.saturating_sub(before.bytes),
+        ..entry
+    })
 }
 
 /// The sum over CPUs.

@@ -3,13 +3,15 @@
 
 use std::{
     io,
-    os::fd::{AsRawFd, BorrowedFd},
+    os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
 };
 
+const MAP_CREATE: libc::c_long = 0;
 const MAP_LOOKUP: libc::c_long = 1;
 const MAP_UPDATE: libc::c_long = 2;
 const MAP_DELETE: libc::c_long = 3;
 const MAP_NEXT_KEY: libc::c_long = 4;
+const OBJECT_PIN: libc::c_long = 6;
 const MAP_LOOKUP_AND_DELETE: libc::c_long = 21;
 const MAP_LOOKUP_BATCH: libc::c_long = 24;
 const MAP_UPDATE_BATCH: libc::c_long = 26;
@@ -55,6 +57,27 @@ struct LinkAttr {
 ///
 /// The pointers in `attr` are valid for what the command reads and writes through them.
 unsafe fn bpf<T>(command: libc::c_long, attr: &mut T) -> io::Result<()> {
+    // SAFETY: the caller's promise.
+    unsafe { bpf_code(command, attr) }.map(drop)
+}
+
+/// For commands that return a new descriptor.
+///
+/// # Safety
+///
+/// As [`bpf`].
+unsafe fn bpf_descriptor<T>(command: libc::c_long, attr: &mut T) -> io::Result<OwnedFd> {
+    // SAFETY: the caller's promise.
+    let code = unsafe { bpf_code(command, attr) }?;
+    let descriptor = i32::try_from(code).map_err(io::Error::other)?;
+    // SAFETY: the kernel has just made this descriptor for us alone.
+    Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
+}
+
+/// # Safety
+///
+/// As [`bpf`].
+unsafe fn bpf_code<T>(command: libc::c_long, attr: &mut T) -> io::Result<libc::c_long> {
     // SAFETY: the kernel reads as many bytes as `attr` has; the rest is the caller's promise.
     let code = unsafe {
         libc::syscall(
@@ -67,7 +90,7 @@ unsafe fn bpf<T>(command: libc::c_long, attr: &mut T) -> io::Result<()> {
     if code < 0 {
         return Err(io::Error::last_os_error());
     }
-    Ok(())
+    Ok(code)
 }
 
 fn fd(map: BorrowedFd<'_>) -> u32 {
@@ -235,29 +258,69 @@ pub(super) fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::
     unsafe { bpf(LINK_UPDATE, &mut attr) }
 }
 
-/// Opens a pinned object.
-pub(super) fn object_get(path: &std::ffi::CStr) -> io::Result<std::os::fd::OwnedFd> {
-    use std::os::fd::FromRawFd;
+/// The part for the creation of maps.
+#[repr(C, align(8))]
+#[derive(Default)]
+struct CreateAttr {
+    kind: u32,
+    key: u32,
+    value: u32,
+    entries: u32,
+    flags: u32,
+    inner: u32,
+}
 
+/// What is made by [`map_create`].
+#[derive(Clone, Copy, Debug)]
+pub(super) struct MapShape<'a> {
+    /// A `bpf_map_type`.
+    pub kind: u32,
+    /// Bytes of a key.
+    pub key: usize,
+    /// Bytes of a value.
+    pub value: usize,
+    /// Entries at most.
+    pub entries: u32,
+    /// `BPF_F_…`.
+    pub flags: u32,
+    /// What maps of a map of maps look like.
+    pub inner: Option<BorrowedFd<'a>>,
+}
+
+/// Makes a map that no program knows.
+pub(super) fn map_create(shape: MapShape<'_>) -> io::Result<OwnedFd> {
+    let length = |bytes: usize| u32::try_from(bytes).map_err(io::Error::other);
+    let mut attr = CreateAttr {
+        kind: shape.kind,
+        key: length(shape.key)?,
+        value: length(shape.value)?,
+        entries: shape.entries,
+        flags: shape.flags,
+        inner: shape.inner.map_or(0, fd),
+    };
+    // SAFETY: no pointers.
+    unsafe { bpf_descriptor(MAP_CREATE, &mut attr) }
+}
+
+/// Pins an object.
+pub(super) fn object_pin(object: BorrowedFd<'_>, path: &std::ffi::CStr) -> io::Result<()> {
+    let mut attr = ObjectAttr {
+        path: path.as_ptr() as u64,
+        descriptor: fd(object),
+        flags: 0,
+    };
+    // SAFETY: the path is a C string that outlives the call.
+    unsafe { bpf(OBJECT_PIN, &mut attr) }
+}
+
+/// Opens a pinned object.
+pub(super) fn object_get(path: &std::ffi::CStr) -> io::Result<OwnedFd> {
     let mut attr = ObjectAttr {
         path: path.as_ptr() as u64,
         ..ObjectAttr::default()
     };
     // SAFETY: the path is a C string that outlives the call.
-    let code = unsafe {
-        libc::syscall(
-            libc::SYS_bpf,
-            OBJECT_GET,
-            &raw mut attr,
-            size_of::<ObjectAttr>(),
-        )
-    };
-    if code < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    let descriptor = i32::try_from(code).map_err(io::Error::other)?;
-    // SAFETY: the kernel has just made this descriptor for us alone.
-    Ok(unsafe { std::os::fd::OwnedFd::from_raw_fd(descriptor) })
+    unsafe { bpf_descriptor(OBJECT_GET, &mut attr) }
 }
 
 const OBJECT_GET: libc::c_long = 7;
@@ -269,4 +332,39 @@ struct ObjectAttr {
     path: u64,
     descriptor: u32,
     flags: u32,
+}
+
+/// The part for test runs.
+#[cfg(test)]
+#[repr(C, align(8))]
+#[derive(Default)]
+struct TestAttr {
+    program: u32,
+    returned: u32,
+    data_length: u32,
+    data_out_length: u32,
+    data: u64,
+    data_out: u64,
+    repeat: u32,
+    duration: u32,
+    context_lengths: [u32; 2],
+    contexts: [u64; 2],
+    flags: u32,
+    cpu: u32,
+}
+
+/// Runs a program on a frame, once, and returns what it says. The frame is one of the loopback
+/// interface of the thread's network namespace.
+#[cfg(test)]
+pub(super) fn test_run(program: BorrowedFd<'_>, frame: &[u8]) -> io::Result<u32> {
+    let mut attr = TestAttr {
+        program: fd(program),
+        data_length: u32::try_from(frame.len()).map_err(io::Error::other)?,
+        data: frame.as_ptr() as u64,
+        repeat: 1,
+        ..TestAttr::default()
+    };
+    // SAFETY: the kernel reads the frame, and writes nowhere but to the attributes.
+    unsafe { bpf(10, &mut attr) }?;
+    Ok(attr.returned)
 }

@@ -94,6 +94,13 @@ impl Pipeline {
         }
     }
 
+    /// Counts events that could not even be read.
+    pub fn malformed(&self, events: u64) {
+        if events > 0 && self.stats.refused.fetch_add(events, Ordering::Relaxed) == 0 {
+            tracing::error!(events, "the kernel sent events of another size");
+        }
+    }
+
     /// Ends the sinks, which may take as long as `patience` together. Blocks.
     pub fn close(self, patience: Duration) {
         let end = std::time::Instant::now() + patience;
@@ -164,9 +171,12 @@ mod tests {
             cgroup: 0,
         };
         pipeline.denied(crate::observe::clock::monotonic(), &[(key, delta)]);
+        pipeline.malformed(0);
+        assert_eq!(stats.refused(), 1);
+        pipeline.malformed(2);
         pipeline.close(Duration::from_secs(10));
         assert_eq!(stats.records(Verdict::Deny), 2);
-        assert_eq!(stats.refused(), 1);
+        assert_eq!(stats.refused(), 3);
         let kept = history.query(&FlowQuery::default());
         assert_eq!(kept.iter().map(|r| r.packets).sum::<u64>(), 5);
         let text = String::from_utf8(out.0.lock().unwrap().clone()).unwrap();

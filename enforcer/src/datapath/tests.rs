@@ -1,0 +1,325 @@
+//! The datapath on the real kernel, in a network namespace of each test's own: no packet meets
+//! half a policy, whatever happens on the way from one to the next. Needs root and a bpffs.
+
+use std::{
+    cell::Cell,
+    collections::BTreeSet,
+    os::fd::{AsFd, OwnedFd},
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    thread,
+};
+
+use aya::programs::{ProgramFd, SchedClassifier};
+use enforcer_common::{
+    Decision, identity,
+    policy_key::{PolicyEntry, PolicyKey},
+};
+use nix::sched::{CloneFlags, unshare};
+
+use super::{
+    desired::{DesiredEndpoint, NodeConfig},
+    *,
+};
+use crate::compile::{
+    bridge::TRANSIENT,
+    image::{Image, Sets},
+};
+
+thread_local! {
+    /// Shows what the bridge is for.
+    pub(super) static WITHOUT_BRIDGE: Cell<bool> = const { Cell::new(false) };
+    /// The stage before which the daemon dies.
+    static DIES_BEFORE: Cell<Option<usize>> = const { Cell::new(None) };
+}
+
+/// What a panic carries that stands for the death of the daemon.
+struct Death;
+
+/// Called by the datapath before every stage.
+pub(super) fn before_stage(stage: usize) {
+    if DIES_BEFORE.get() == Some(stage) {
+        resume_unwind(Box::new(Death));
+    }
+}
+
+/// Pins that go with the test.
+struct Pins(PathBuf);
+
+impl Pins {
+    fn new(name: &str) -> Self {
+        Self(format!("/sys/fs/bpf/enforcer-bridge-{name}-{}", std::process::id()).into())
+    }
+
+    fn open(&self, change: impl FnOnce(&mut Capacities)) -> (Datapath, Adopted) {
+        let mut capacities = Capacities {
+            flows: 1024,
+            ..Capacities::default()
+        };
+        change(&mut capacities);
+        Datapath::open(&DatapathSettings {
+            pin_dir: self.0.clone(),
+            cgroup_root: None,
+            capacities,
+            xdp: XdpMode::Off,
+            numbering: 1,
+        })
+        .expect("root and a bpffs")
+    }
+}
+
+impl Drop for Pins {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Runs `test` in a network namespace that has nothing but a loopback interface.
+fn alone(test: impl FnOnce() + Send) {
+    thread::scope(|scope| {
+        let outcome = scope
+            .spawn(|| {
+                unshare(CloneFlags::CLONE_NEWNET).expect("root");
+                test();
+            })
+            .join();
+        if let Err(panic) = outcome {
+            resume_unwind(panic);
+        }
+    });
+}
+
+const LOOPBACK: u32 = 1;
+const REFUSED: [u8; 4] = [10, 7, 0, 1];
+const ALLOWED: [u8; 4] = [10, 7, 0, 2];
+const WORKLOAD: [u8; 4] = [10, 7, 0, 9];
+
+/// One of two policies about the same two peers. Each knows them by identities of its own,
+/// refuses the one by its identity and allows the other by its own. An identity that a policy
+/// does not know is allowed by the egress set and refused by the ingress set; so whoever asks
+/// an old set about a new identity gets one of the two wrong.
+fn policy(version: u32) -> Desired {
+    let entry = |action| PolicyEntry {
+        decision: Decision::new(action, Reason::Rule, 1),
+        table: 0,
+        lengths: 0,
+    };
+    let (refused, allowed) = (300 + version, 400 + version);
+    let (egress, ingress) = (10 + version, 20 + version);
+    let mut image = Image::default();
+    for (set, peer, action) in [
+        (egress, identity::ANY, Action::Allow),
+        (egress, refused, Action::Deny),
+        (ingress, identity::ANY, Action::Deny),
+        (ingress, allowed, Action::Allow),
+    ] {
+        image
+            .policies
+            .insert(PolicyKey { set, peer }, entry(action));
+    }
+    // As many more as make a change take its time.
+    for peer in 0..500 {
+        let key = PolicyKey {
+            set: egress,
+            peer: 1_000 + 500 * version + peer,
+        };
+        image.policies.insert(key, entry(Action::Deny));
+    }
+    for (address, number) in [(REFUSED, refused), (ALLOWED, allowed)] {
+        image
+            .addresses
+            .insert(std::net::IpAddr::from(address).into(), number);
+    }
+    let numbers = [egress, ingress];
+    image.sets.insert(500, Sets { numbers });
+    Desired {
+        image: Arc::new(image),
+        endpoints: vec![DesiredEndpoint {
+            id: 2,
+            identity: 500,
+            place: EndpointPlace::Interface {
+                ifindex: LOOPBACK,
+                name: "lo".to_owned(),
+            },
+            audit: false,
+            strict_source: false,
+            addresses: Vec::new(),
+        }],
+        uplinks: Vec::new(),
+        node: NodeConfig {
+            audit: false,
+            report_allowed: false,
+            full_denies: false,
+            unknown_denies: false,
+            failsafe: Vec::new(),
+            report_limit: 100,
+            local_addresses: Vec::new(),
+        },
+    }
+}
+
+/// A UDP datagram in an Ethernet frame.
+fn datagram(from: [u8; 4], to: [u8; 4], port: u16) -> Vec<u8> {
+    let mut frame = vec![0; 12];
+    frame.extend([0x08, 0x00]);
+    frame.extend([0x45, 0, 0, 36, 0, 0, 0x40, 0, 64, 17, 0, 0]);
+    frame.extend(from);
+    frame.extend(to);
+    frame.extend(port.to_be_bytes());
+    frame.extend([0, 53, 0, 16, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8]);
+    frame
+}
+
+/// The programs at the workload's link.
+#[derive(Debug)]
+struct Hooks {
+    egress: OwnedFd,
+    ingress: OwnedFd,
+}
+
+const DROPPED: u32 = 2;
+
+impl Hooks {
+    fn of(datapath: &mut Datapath) -> Self {
+        let mut descriptor = |name| {
+            let program = datapath.object().program_mut(name).expect("it is loaded");
+            let program: &mut SchedClassifier = program.try_into().expect("a TC program");
+            let descriptor: &ProgramFd = program.fd().expect("it is loaded");
+            descriptor
+                .as_fd()
+                .try_clone_to_owned()
+                .expect("descriptors")
+        };
+        Self {
+            egress: descriptor("workload_egress"),
+            ingress: descriptor("workload_ingress"),
+        }
+    }
+
+    /// How many of the four verdicts are not what both policies say. `port`: another one each
+    /// time, so that every packet is judged.
+    fn wrong(&self, port: u16) -> u64 {
+        let mut wrong = 0;
+        for (peer, allowed) in [(REFUSED, false), (ALLOWED, true)] {
+            for (program, frame) in [
+                (&self.egress, datagram(WORKLOAD, peer, port)),
+                (&self.ingress, datagram(peer, WORKLOAD, port)),
+            ] {
+                let said = sys::test_run(program.as_fd(), &frame).expect("it can be run");
+                wrong += u64::from((said != DROPPED) != allowed);
+            }
+        }
+        wrong
+    }
+}
+
+/// Runs `change` while another thread sends packets; returns how many were judged, and how many
+/// of them wrongly.
+fn under_traffic(hooks: &Hooks, change: impl FnOnce()) -> (u64, u64) {
+    let (judged, wrong, stop) = (AtomicU64::new(0), AtomicU64::new(0), AtomicBool::new(false));
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut port = 1024;
+            while !stop.load(Ordering::Relaxed) {
+                wrong.fetch_add(hooks.wrong(port), Ordering::Relaxed);
+                judged.fetch_add(4, Ordering::Relaxed);
+                port = if port == u16::MAX { 1024 } else { port + 1 };
+            }
+        });
+        let outcome = catch_unwind(AssertUnwindSafe(change));
+        stop.store(true, Ordering::Relaxed);
+        if let Err(panic) = outcome {
+            resume_unwind(panic);
+        }
+    });
+    (judged.into_inner(), wrong.into_inner())
+}
+
+fn back_and_forth(datapath: &mut Datapath, times: u32) {
+    for turn in 0..times {
+        datapath
+            .apply(&policy(1 + turn % 2))
+            .expect("there is room");
+    }
+}
+
+#[test]
+fn no_packet_meets_half_a_policy() {
+    alone(|| {
+        let pins = Pins::new("half");
+        let (mut datapath, _) = pins.open(|_| ());
+        datapath.apply(&policy(0)).expect("there is room");
+        let hooks = Hooks::of(&mut datapath);
+        let (judged, wrong) = under_traffic(&hooks, || back_and_forth(&mut datapath, 1_000));
+        assert_eq!(wrong, 0, "of {judged} verdicts");
+        assert!(judged > 10_000, "only {judged} verdicts");
+        assert_eq!(leftovers(&datapath, &policy(2)), 0);
+
+        // The test can fail: the same without the bridge.
+        WITHOUT_BRIDGE.set(true);
+        let (judged, wrong) = under_traffic(&hooks, || back_and_forth(&mut datapath, 1_000));
+        assert!(
+            wrong > 0,
+            "none of {judged} verdicts shows that a bridge is needed"
+        );
+    });
+}
+
+/// Entries of the kernel that `desired` has not, or that it has and the kernel has not.
+fn leftovers(datapath: &Datapath, desired: &Desired) -> usize {
+    let held = Contents::read(&datapath.tables).expect("the maps can be read");
+    let new = Contents::desired(desired, &held, clock::seconds());
+    let keys = |contents: &Contents| -> BTreeSet<String> {
+        let policies = contents.policies().iter().map(|entry| format!("{entry:?}"));
+        let peers = &contents.peers.addresses4;
+        let peers = peers.iter().map(|entry| format!("{entry:?}"));
+        let endpoints = contents.interfaces.iter().map(|entry| format!("{entry:?}"));
+        policies.chain(peers).chain(endpoints).collect()
+    };
+    keys(&held).symmetric_difference(&keys(&new)).count()
+}
+
+fn transients(datapath: &Datapath) -> usize {
+    let peers = datapath.contents.peers.addresses4.values();
+    let policies = datapath.contents.policies().keys();
+    let identities = peers
+        .map(|entry| entry.identity)
+        .chain(policies.map(|key| key.peer));
+    identities.filter(|identity| *identity >= TRANSIENT).count()
+}
+
+#[test]
+fn what_a_daemon_left_that_died_on_the_way_is_repaired() {
+    alone(|| {
+        for stage in 0..=6 {
+            let pins = Pins::new(&format!("death-{stage}"));
+            let (mut datapath, _) = pins.open(|_| ());
+            datapath.apply(&policy(0)).expect("there is room");
+            let generation = datapath.generation();
+            let hooks = Hooks::of(&mut datapath);
+            let (_, wrong) = under_traffic(&hooks, || {
+                DIES_BEFORE.set(Some(stage));
+                let died = catch_unwind(AssertUnwindSafe(|| datapath.apply(&policy(1))));
+                DIES_BEFORE.set(None);
+                assert!(died.is_err_and(|panic| panic.is::<Death>()), "at {stage}");
+                drop(datapath);
+                let (mut next, adopted) = pins.open(|_| ());
+                assert_eq!(adopted, Adopted::Same);
+                assert!(next.generation() >= generation);
+                if (1..=5).contains(&stage) {
+                    assert!(transients(&next) > 0, "nothing to repair at {stage}");
+                }
+                // Neither the policy before nor the one under way.
+                let applied = next.apply(&policy(2)).expect("there is room");
+                assert!(applied.changed && applied.generation > generation);
+                assert_eq!(leftovers(&next, &policy(2)), 0, "at {stage}");
+                assert!(!next.apply(&policy(2)).expect("nothing to do").changed);
+            });
+            assert_eq!(wrong, 0, "at {stage}");
+        }
+    });
+}
