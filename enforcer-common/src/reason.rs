@@ -49,7 +49,7 @@ numbered! {
         BadHeader = 8, "bad-header";
         /// A later fragment whose first fragment was not seen.
         FragmentUnknown = 9, "fragment-unknown";
-        /// More IPv6 extension headers than are looked at.
+        /// More IPv6 extension headers, or VLAN tags, than are looked at.
         ExtensionHeaders = 10, "extension-headers";
         /// A fragment that could overwrite the transport header (RFC 1858, RFC 8200).
         FragmentTiny = 11, "fragment-tiny";

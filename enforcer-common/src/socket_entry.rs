@@ -17,8 +17,10 @@ pub struct SocketEntry {
     pub reported: u8,
     /// 1: the endpoint is a parent whose children await classification.
     pub pending: u8,
+    /// 1: a datagram arrived, so that what is sent may be an answer.
+    pub received: u8,
     /// Always 0.
-    pub pad: [u8; 6],
+    pub pad: [u8; 5],
 }
 
 const _: () = assert!(size_of::<SocketEntry>() == 24);

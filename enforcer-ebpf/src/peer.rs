@@ -59,6 +59,13 @@ pub fn by_address<F: Family>(config: &Config, address: &F::Addr) -> AddressEntry
     found
 }
 
+/// Whether an address that one host owns is not this host's: 1 or 0.
+#[inline(never)]
+pub fn is_elsewhere<F: Family>(config: &Config, address: &F::Addr) -> u32 {
+    let known = by_address::<F>(config, address);
+    u32::from(known.flags & address_flag::LOCAL == 0 && !F::is_group(address))
+}
+
 /// By the peer's own socket on this host: its cgroup is a fact of this kernel. Returns the
 /// identity, or 0 when there is no such socket or it belongs to no workload.
 ///

@@ -165,6 +165,8 @@ mod past {
     pub const DENIED: u8 = 2;
     /// It may have been open before the endpoint was there. (Odd, as all that is open.)
     pub const BEFORE: u8 = 3;
+    /// The packet is an ICMP error, and it quotes a flow that is open.
+    pub const QUOTED: u8 = 4;
 }
 
 const _: () = assert!(size_of::<Case<V4>>() == 28 + 32 + 20 + 4);
@@ -265,19 +267,25 @@ pub fn walk<F: Slow, const AT_SOCKET: bool>(
     if established(config, &case.packet, &case.flow, direction, place.seconds) {
         return 1;
     }
-    if !AT_SOCKET
-        && place.space == space::HOST
-        && is_for_others::<F>(skb, config, place, &case.packet, &case.flow) == 1
-    {
-        return 1;
-    }
-    if case.packet.kind == kind::ICMP_ERROR && is_related::<F>(skb, place, &case.packet) == 1 {
-        return 1;
+    if place.space == space::HOST {
+        // The device numbers of another network are not ours: what a container's socket does
+        // there can look as if it went through an uplink.
+        let others = if AT_SOCKET {
+            peer::is_elsewhere::<F>(config, &case.flow.local)
+        } else {
+            is_for_others::<F>(skb, config, place, &case.packet, &case.flow)
+        };
+        if others == 1 {
+            return 1;
+        }
     }
     // SAFETY: exactly the two parts, which are words.
     unsafe {
         zero((&raw mut case.facts).cast(), size_of::<Facts>() / 4);
         zero((&raw mut case.notes).cast(), size_of::<Notes>() / 4);
+    }
+    if case.packet.kind == kind::ICMP_ERROR && is_related::<F>(skb, place, &case.packet) == 1 {
+        note(&mut case.notes.past, past::QUOTED);
     }
     let passes = F::judge(skb, place, case, AT_SOCKET);
     if case.facts.tell != 0 {
@@ -337,6 +345,10 @@ fn judge<F: Quoted, const AT_SOCKET: bool>(skb: Skb, place: &Place, case: &mut C
         facts.decision = Decision::new(Action::Deny, Reason::SourceGuard, 0).audited(audit);
         facts.tell = 1;
         return u32::from(audit);
+    }
+
+    if read(&notes.past) == past::QUOTED {
+        return 1;
     }
 
     // What the flow's entry still tells: who opened it, and whether it was denied already.
@@ -678,9 +690,11 @@ fn is_infrastructure<F: Family>(
     if host {
         return dhcp || dhcp6;
     }
-    // A workload may ask for an address, not carry data to a server of its choice.
+    // A workload may ask for an address, not carry data to a server of its choice. The offer
+    // comes to the very address that is offered, if the client can take it there.
     (dhcp || dhcp6)
-        && (F::is_group(&packet.destination)
+        && (direction as u8 == Direction::Ingress as u8
+            || F::is_group(&packet.destination)
             || F::is_group(&packet.source)
             || (dhcp6 && F::is_link_local(&packet.source)))
 }

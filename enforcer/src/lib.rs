@@ -1,6 +1,9 @@
 //! Identity-based network segmentation for Linux, enforced in the kernel.
 //!
-//! The rooms, and the way data walks through them, are described in ARCHITECTURE.md.
+//! Data goes down one path, from [`policy`] and [`inventory`] by [`compile`] and [`reconcile`]
+//! to the kernel ([`datapath`]), and up another, from the kernel by [`observe`] to [`sink`],
+//! [`metrics`] and the control socket ([`api`]). [`daemon`] only wires; [`cli`] is the command
+//! line. ARCHITECTURE.md has the whole.
 
 pub mod api;
 pub mod cause;

@@ -61,7 +61,7 @@ fn neighbours_with_one_address_are_told_apart() -> Result<()> {
         for from in [&web, &nested, &inner, &guest, &system] {
             scene.expect_tcp(from, &store, ports.0, Expect::Open)?;
         }
-        let front = scene.enforce(host)?;
+        let mut front = scene.enforce(host)?;
         for from in [&web, &nested] {
             scene.expect_tcp(from, &store, ports.0, Expect::Open)?;
             scene.expect(from, &store, FlowProtocol::Udp, ports.1, Expect::Open)?;
@@ -70,8 +70,8 @@ fn neighbours_with_one_address_are_told_apart() -> Result<()> {
             scene.expect_tcp(from, &store, ports.0, Expect::Denied)?;
             scene.expect(from, &store, FlowProtocol::Udp, ports.1, Expect::Denied)?;
         }
+        front.stop()?;
         front.detach()?;
-        drop(front);
     }
     Ok(())
 }

@@ -152,18 +152,23 @@ impl Shot {
     /// Who opened the flow of this packet, when nothing is known of it. `None`: either way's
     /// permission suffices.
     fn opener(&self, adopting: bool) -> Option<Direction> {
-        match self.protocol {
-            Protocol::TCP if self.tcp_flags == SYN => Some(self.way),
-            Protocol::TCP if self.tcp_flags == SYN | ACK => Some(self.way.reverse()),
-            Protocol::TCP => match (self.local.1 >= 32_768, self.remote.1 >= 32_768) {
-                (true, false) => Some(Egress),
-                (false, true) => Some(Ingress),
-                _ => None,
-            },
-            Protocol::ICMP if [3, 4, 5, 11, 12].contains(&(self.icmp >> 8)) => Some(self.way),
-            Protocol::ICMPV6 if (1..=4).contains(&(self.icmp >> 8)) => Some(self.way),
-            _ if adopting => None,
-            _ => Some(self.way),
+        let by_ports = match (self.local.1 >= 32_768, self.remote.1 >= 32_768) {
+            (true, false) => Some(Egress),
+            (false, true) => Some(Ingress),
+            _ => None,
+        };
+        match (self.protocol, self.icmp >> 8) {
+            (Protocol::TCP, _) if self.tcp_flags == SYN => Some(self.way),
+            (Protocol::TCP, _) if self.tcp_flags == SYN | ACK => Some(self.way.reverse()),
+            (Protocol::TCP, _) => by_ports,
+            _ if !adopting => Some(self.way),
+            // Errors are no flows, and requests show who asks.
+            (Protocol::ICMP, 3 | 4 | 5 | 11 | 12 | 8) => Some(self.way),
+            (Protocol::ICMPV6, 1..=4 | 128) => Some(self.way),
+            (Protocol::ICMP, 0) | (Protocol::ICMPV6, 129) => None,
+            // The type stands in for the sender's port.
+            (Protocol::ICMP | Protocol::ICMPV6, 128..) => Some(self.way),
+            _ => by_ports,
         }
     }
 }

@@ -96,7 +96,7 @@ fn tagged_frames_are_judged_by_what_they_carry() -> Result<()> {
         for (from, to) in ways {
             for tags in TAGS {
                 for (port, allowed) in [(9999, true), (9998, false)] {
-                    let frame = tagged(&hop.udp((from, 4000), (to, port), mark), tags);
+                    let frame = tagged(&hop.udp((from, 40_000), (to, port), mark), tags);
                     let mut sniffer = receiver.sniff("eth0", mark)?;
                     sender.send_frames("eth0", &[frame])?;
                     let what = format!("{to} port {port}, tags {tags:?}, enforced {enforced}");

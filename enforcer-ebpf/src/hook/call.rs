@@ -183,6 +183,11 @@ fn judge<F: Report>(ctx: &SockAddrContext, config: &Config, call: &Call, address
     if decision.action == Action::Allow as u8 {
         return ALLOW;
     }
+    // An answer needs no permission. Which of its addresses an unconnected socket will answer
+    // from is not known here, so whether it is one is seen by its packet.
+    if is_datagram(call.protocol) && has_received(ctx) {
+        return ALLOW;
+    }
     let now = now();
     let place = Place {
         now,
@@ -224,6 +229,24 @@ fn judge<F: Report>(ctx: &SockAddrContext, config: &Config, call: &Call, address
         }
     }
     ALLOW
+}
+
+/// Whether sockets of the protocol answer without a connection.
+#[inline(always)]
+pub const fn is_datagram(protocol: u8) -> bool {
+    matches!(protocol, Protocol::UDP | Protocol::UDPLITE)
+}
+
+/// Whether a datagram has arrived at the socket of the call.
+#[inline(always)]
+fn has_received(ctx: &SockAddrContext) -> bool {
+    // SAFETY: the socket of the context, which is not null at these hooks.
+    unsafe {
+        let socket = (*ctx.sock_addr).__bindgen_anon_1.sk;
+        !socket.is_null()
+            && sockets::existing(socket.cast::<c_void>())
+                .is_some_and(|entry| (*entry).received != 0)
+    }
 }
 
 /// The socket on this host that a call is addressed to.

@@ -19,6 +19,7 @@ use enforcer_common::{
 
 use crate::{
     family::{V4, V6},
+    hook::call::is_datagram,
     parse::frame::{Frame, Skb},
     pipeline::{Place, walk},
     report::{Facts, Report},
@@ -95,6 +96,11 @@ pub fn packet(ctx: &SkBuffContext, direction: Direction) -> i32 {
         6 => walk::<V6, true>(skb, config, &place, 0),
         _ => 1,
     };
+    if code == 1 && direction as u8 == Direction::Ingress as u8 && entry.received == 0 {
+        // SAFETY: not null.
+        let protocol = unsafe { (*socket).protocol };
+        entry.received = u8::from(is_datagram(protocol as u8));
+    }
     match code {
         0 => DROP,
         1 => PASS,

@@ -47,6 +47,8 @@ pub fn payload(frame: &impl Frame) -> Result<Payload, Reason> {
         tags += 1;
     }
     Ok(match kind {
+        // What is behind more tags would pass unseen.
+        VLAN | SERVICE_VLAN => return Err(Reason::ExtensionHeaders),
         IP4 => Payload::Ip4(offset),
         IP6 => Payload::Ip6(offset),
         _ => Payload::Other,

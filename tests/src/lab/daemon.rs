@@ -19,7 +19,7 @@ use nix::{
 };
 use serde::de::DeserializeOwned;
 
-use super::{Lab, Place, place};
+use super::{Lab, Place, patient, place};
 
 /// How a daemon is started.
 #[derive(Clone, Debug)]
@@ -138,7 +138,7 @@ impl Daemon {
 
     /// Waits until the daemon answers and its policy is in force.
     pub fn wait_ready(&mut self) -> Result<()> {
-        let deadline = Instant::now() + Duration::from_secs(30);
+        let deadline = Instant::now() + patient(Duration::from_secs(30));
         loop {
             let output = self.ask(&["wait", "--ready", "--timeout", "1s"])?;
             if output.status.success() {
@@ -152,7 +152,7 @@ impl Daemon {
             }
             anyhow::ensure!(
                 Instant::now() < deadline,
-                "the daemon is not ready after 30 s: {}\n{}",
+                "the daemon does not become ready: {}\n{}",
                 String::from_utf8_lossy(&output.stderr),
                 self.log_tail()
             );
@@ -176,7 +176,7 @@ impl Daemon {
     pub fn stop(&mut self) -> Result<std::process::ExitStatus> {
         let mut process = self.process.take().context("the daemon is down")?;
         kill(Pid::from_raw(i32::try_from(process.id())?), Signal::SIGTERM)?;
-        let deadline = Instant::now() + Duration::from_secs(10);
+        let deadline = Instant::now() + patient(Duration::from_secs(10));
         loop {
             if let Some(status) = process.try_wait()? {
                 return Ok(status);
@@ -192,7 +192,7 @@ impl Daemon {
 
     /// Waits for it to end by itself.
     pub fn wait_for_end(&mut self, within: Duration) -> Result<std::process::ExitStatus> {
-        let deadline = Instant::now() + within;
+        let deadline = Instant::now() + patient(within);
         let process = self.process.as_mut().context("the daemon is down")?;
         loop {
             if let Some(status) = process.try_wait()? {
@@ -261,7 +261,7 @@ impl Daemon {
         within: Duration,
         wanted: impl Fn(&FlowRecord) -> bool,
     ) -> Result<FlowRecord> {
-        let deadline = Instant::now() + within;
+        let deadline = Instant::now() + patient(within);
         loop {
             let records = self.records()?;
             if let Some(record) = records.iter().rfind(|record| wanted(record)) {
@@ -285,7 +285,7 @@ impl Daemon {
         packets: u64,
         wanted: impl Fn(&FlowRecord) -> bool,
     ) -> Result<()> {
-        let deadline = Instant::now() + within;
+        let deadline = Instant::now() + patient(within);
         loop {
             let records = self.records()?;
             let counted: u64 = records
@@ -401,6 +401,10 @@ impl Drop for Daemon {
     fn drop(&mut self) {
         if thread::panicking() {
             eprintln!("{}", self.log_tail());
+        }
+        if std::env::var_os("ENFORCER_TEST_VERBOSE").is_some() {
+            let records = self.records().unwrap_or_default();
+            eprintln!("{}\n{}", self.log_tail(), listing(&records));
         }
         if let Some(mut process) = self.process.take() {
             let _ = process.kill();

@@ -19,7 +19,11 @@ pub mod tree;
 use std::{
     fs,
     path::{Path, PathBuf},
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
 
 use anyhow::{Context, Result};
@@ -33,6 +37,15 @@ pub use self::{
     traffic::{Expect, FlowProtocol, Outcome},
     tree::Tree,
 };
+
+/// How long to wait for what takes `time` on a real processor: an emulated one is slower.
+pub fn patient(time: Duration) -> Duration {
+    static IS_EMULATED: OnceLock<bool> = OnceLock::new();
+    let emulated = *IS_EMULATED.get_or_init(|| {
+        fs::read_to_string("/proc/cpuinfo").is_ok_and(|text| text.contains("QEMU TCG"))
+    });
+    if emulated { time * 6 } else { time }
+}
 
 /// A lab. Dropping it removes all that carries its tag.
 #[derive(Debug)]

@@ -150,7 +150,7 @@ impl Process {
 
     /// The next line of output.
     pub fn line(&mut self, within: Duration) -> Result<String> {
-        match self.lines.recv_timeout(within) {
+        match self.lines.recv_timeout(super::patient(within)) {
             Ok(line) => Ok(line),
             Err(RecvTimeoutError::Timeout) => anyhow::bail!("no answer within {within:?}"),
             Err(RecvTimeoutError::Disconnected) => {
@@ -177,7 +177,7 @@ impl Process {
 
     /// Waits for its end.
     pub fn wait(&mut self, within: Duration) -> Result<ExitStatus> {
-        let deadline = Instant::now() + within;
+        let deadline = Instant::now() + super::patient(within);
         loop {
             if let Some(status) = self.child.try_wait()? {
                 return Ok(status);
