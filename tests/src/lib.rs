@@ -2,9 +2,11 @@
 
 pub mod bench;
 pub mod demo;
+pub mod frames;
 pub mod generate;
 pub mod lab;
 pub mod model;
+pub mod mutate;
 pub mod packet;
 pub mod probe;
 pub mod test_run;

@@ -14,8 +14,8 @@ pub fn ethernet(kind: u16, payload: &[u8]) -> Vec<u8> {
 pub fn ip(from: IpAddr, to: IpAddr, protocol: u8, hop_limit: u8, payload: &[u8]) -> Vec<u8> {
     match (from, to) {
         (IpAddr::V4(from), IpAddr::V4(to)) => {
-            let total = 20 + payload.len();
-            let mut packet = vec![0x45, 0, (total >> 8) as u8, total as u8, 0, 0, 0, 0];
+            let [high, low] = length(20 + payload.len());
+            let mut packet = vec![0x45, 0, high, low, 0, 0, 0, 0];
             packet.extend([hop_limit, protocol, 0, 0]);
             packet.extend(from.octets());
             packet.extend(to.octets());
@@ -23,8 +23,8 @@ pub fn ip(from: IpAddr, to: IpAddr, protocol: u8, hop_limit: u8, payload: &[u8])
             ethernet(0x0800, &packet)
         }
         (IpAddr::V6(from), IpAddr::V6(to)) => {
-            let length = payload.len();
-            let mut packet = vec![0x60, 0, 0, 0, (length >> 8) as u8, length as u8];
+            let [high, low] = length(payload.len());
+            let mut packet = vec![0x60, 0, 0, 0, high, low];
             packet.extend([protocol, hop_limit]);
             packet.extend(from.octets());
             packet.extend(to.octets());
@@ -33,6 +33,12 @@ pub fn ip(from: IpAddr, to: IpAddr, protocol: u8, hop_limit: u8, payload: &[u8])
         }
         _ => panic!("two address families in one packet"),
     }
+}
+
+fn length(of: usize) -> [u8; 2] {
+    u16::try_from(of)
+        .expect("a payload that fits")
+        .to_be_bytes()
 }
 
 /// A TCP header.
@@ -44,8 +50,8 @@ pub fn tcp(from: u16, to: u16, flags: u8) -> Vec<u8> {
 
 /// A UDP datagram.
 pub fn udp(from: u16, to: u16, payload: &[u8]) -> Vec<u8> {
-    let length = u16::try_from(8 + payload.len()).expect("a payload that fits");
-    let mut datagram = [from.to_be_bytes(), to.to_be_bytes(), length.to_be_bytes()].concat();
+    let length = length(8 + payload.len());
+    let mut datagram = [from.to_be_bytes(), to.to_be_bytes(), length].concat();
     datagram.extend([0, 0]);
     datagram.extend(payload);
     datagram

@@ -248,3 +248,20 @@ impl Loaded<'_> {
         }
     }
 }
+
+/// Half a minute: what a test that tries random things may take where nobody asked for more.
+/// Emulated machines try far fewer in that time.
+#[derive(Debug)]
+pub struct Budget(Option<std::time::Instant>);
+
+impl Budget {
+    /// Begins now. `unlimited`: somebody asked for a number of tries.
+    pub fn new(unlimited: bool) -> Self {
+        Self((!unlimited).then(std::time::Instant::now))
+    }
+
+    /// Whether it is used up.
+    pub fn is_spent(&self) -> bool {
+        self.0.is_some_and(|start| start.elapsed().as_secs() >= 30)
+    }
+}
