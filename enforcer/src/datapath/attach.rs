@@ -280,14 +280,14 @@ impl Programs {
                 source,
             };
             let program = program::<Xdp>(&mut self.ebpf, BLOCKER)?;
-            let id = match program.attach_to_if_index(ifindex, XdpMode::Driver) {
-                Ok(id) => id,
-                Err(_) => {
-                    way = "generic";
-                    program
-                        .attach_to_if_index(ifindex, XdpMode::Skb)
-                        .map_err(|e| failed(Box::new(e)))?
-                }
+            let native = program.attach_to_if_index(ifindex, XdpMode::Driver);
+            let id = if let Ok(id) = native {
+                id
+            } else {
+                way = "generic";
+                program
+                    .attach_to_if_index(ifindex, XdpMode::Skb)
+                    .map_err(|e| failed(Box::new(e)))?
             };
             let link = program.take_link(id).map_err(|e| failed(Box::new(e)))?;
             let link: FdLink = link.try_into().map_err(|e| failed(Box::new(e)))?;
@@ -322,14 +322,12 @@ impl Programs {
             .ok_or(DatapathError::Missing { name })?
             .fd()
             .map_err(refused(name))?;
-        match sys::link_update(link.as_fd(), descriptor.as_fd()) {
-            Ok(()) => Ok(true),
-            Err(_) => {
-                // Its interface or cgroup is gone (ENOLINK), and another one has its number.
-                fs::remove_file(&path).map_err(file("remove", &path))?;
-                Ok(false)
-            }
+        if sys::link_update(link.as_fd(), descriptor.as_fd()).is_err() {
+            // Its interface or cgroup is gone (ENOLINK), and another one has its number.
+            fs::remove_file(&path).map_err(file("remove", &path))?;
+            return Ok(false);
         }
+        Ok(true)
     }
 }
 

@@ -79,6 +79,10 @@ pub struct Uplink {
 }
 
 /// Settings that every program reads.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "independent switches of the operator, each with a name"
+)]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeConfig {
     /// Node-wide audit mode: also for frames that belong to no endpoint.

@@ -161,15 +161,15 @@ pub(super) fn ring(ebpf: &mut Ebpf) -> Result<RingBuf<MapData>, DatapathError> {
 }
 
 fn descriptor(ebpf: &Ebpf, name: &'static str) -> Result<OwnedFd, DatapathError> {
-    let data = match ebpf.map(name) {
-        Some(
-            Map::Array(data)
-            | Map::HashMap(data)
-            | Map::LpmTrie(data)
-            | Map::LruHashMap(data)
-            | Map::PerCpuArray(data),
-        ) => data,
-        _ => return Err(DatapathError::Missing { name }),
+    let Some(
+        Map::Array(data)
+        | Map::HashMap(data)
+        | Map::LpmTrie(data)
+        | Map::LruHashMap(data)
+        | Map::PerCpuArray(data),
+    ) = ebpf.map(name)
+    else {
+        return Err(DatapathError::Missing { name });
     };
     data.fd()
         .as_fd()

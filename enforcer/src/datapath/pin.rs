@@ -24,9 +24,6 @@ pub(super) struct Pins {
     _lock: Flock<File>,
 }
 
-/// `BPF_FS_MAGIC` of `linux/magic.h`.
-const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
-
 impl Pins {
     /// Creates the directory if need be, and takes it.
     pub fn open(root: &Path) -> Result<Self, DatapathError> {
@@ -108,7 +105,7 @@ fn names(path: &Path) -> Result<Vec<String>, DatapathError> {
 fn nearest_is_bpffs(path: &Path) -> Option<bool> {
     path.ancestors()
         .find_map(|path| nix::sys::statfs::statfs(path).ok())
-        .map(|statfs| i64::from(statfs.filesystem_type().0) == BPF_FS_MAGIC)
+        .map(|statfs| statfs.filesystem_type() == nix::sys::statfs::BPF_FS_MAGIC)
 }
 
 /// An error about a file.

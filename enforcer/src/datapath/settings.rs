@@ -114,10 +114,9 @@ impl DatapathSettings {
             hash.update(size.to_le_bytes());
         }
         let digest = hash.finalize();
-        let mut name = format!("maps-{}-", abi::ABI_VERSION);
-        for byte in &digest[..6] {
-            name.push_str(&format!("{byte:02x}"));
-        }
-        name
+        let digest = digest[..6]
+            .iter()
+            .fold(0_u64, |number, byte| number << 8 | u64::from(*byte));
+        format!("maps-{}-{digest:012x}", abi::ABI_VERSION)
     }
 }
