@@ -28,6 +28,8 @@ use tests::{
 const CLOSED: usize = 0;
 /// The link of the workload that may do anything.
 const OPEN: usize = 1;
+/// The link of the workload that declares a network, of which policy names one address.
+const OWNER: usize = 2;
 
 const POLICY: &str = "
 apiVersion: enforcer.dev/v1alpha1
@@ -39,6 +41,19 @@ apiVersion: enforcer.dev/v1alpha1
 kind: Workload
 metadata: {name: open, namespace: bed, labels: {app: open}}
 spec: {interface: w1}
+---
+apiVersion: enforcer.dev/v1alpha1
+kind: Workload
+metadata: {name: owner, namespace: bed, labels: {app: owner}}
+spec: {interface: w2, addresses: [10.7.0.0/24]}
+---
+apiVersion: enforcer.dev/v1alpha1
+kind: SegmentPolicy
+metadata: {name: one, namespace: bed}
+spec:
+  selector: {matchLabels: {app: owner}}
+  ingress:
+  - {name: one, from: [{cidr: 10.7.0.5/32}]}
 ---
 apiVersion: enforcer.dev/v1alpha1
 kind: SegmentPolicy
@@ -70,7 +85,12 @@ fn put(loaded: &mut Loaded<'_>, links: &[u32]) -> Result<()> {
         &mut Numbers::default(),
     )?;
     let endpoint = |link: usize, name: &str| endpoint(&image, links[link], link, name);
-    let endpoints = vec![endpoint(CLOSED, "closed")?, endpoint(OPEN, "open")?];
+    let owner = DesiredEndpoint {
+        strict_source: true,
+        addresses: vec!["10.7.0.0/24".parse()?],
+        ..endpoint(OWNER, "owner")?
+    };
+    let endpoints = vec![endpoint(CLOSED, "closed")?, endpoint(OPEN, "open")?, owner];
     loaded.apply(image, endpoints, Vec::new())?;
     loaded.set_adopting(false)
 }
@@ -135,6 +155,7 @@ fn every_frame_meets_its_fate() -> Result<()> {
         frames_made_by_hand(loaded)?;
         only_infrastructure_passes_isolation(loaded)?;
         errors_belong_to_the_flow_that_they_quote(loaded)?;
+        sources_are_the_workloads_own(loaded)?;
         random_frames(loaded)
     })?
 }
@@ -220,6 +241,33 @@ fn errors_belong_to_the_flow_that_they_quote(loaded: &mut Loaded<'_>) -> Result<
             fate(loaded, Egress, OPEN, &error(local, remote, &answer[14..]))?,
             None
         );
+    }
+    Ok(())
+}
+
+/// Who declares addresses uses those; whoever declares none uses nobody else's.
+fn sources_are_the_workloads_own(loaded: &mut Loaded<'_>) -> Result<()> {
+    let guarded = Some(Reason::SourceGuard);
+    let to = IpAddr::from([10, 0, 0, 99]);
+    let named = IpAddr::from([10, 7, 0, 5]);
+    for (link, from, wanted) in [
+        (OWNER, IpAddr::from([10, 7, 0, 1]), None),
+        (OWNER, named, None),
+        (OWNER, IpAddr::from([10, 8, 0, 1]), guarded),
+        (OPEN, IpAddr::from([10, 8, 0, 1]), None),
+        (OPEN, IpAddr::from([10, 7, 0, 1]), guarded),
+        (OPEN, named, guarded),
+    ] {
+        let frame = ip(from, to, 17, 64, &udp(40_100, 53, b""));
+        assert_eq!(fate(loaded, Egress, link, &frame)?, wanted, "{link} {from}");
+    }
+    // To quote an open flow is no leave to speak for others.
+    let own = IpAddr::from([10, 8, 0, 1]);
+    let quoted = ip(to, own, 17, 64, &udp(53, 40_100, b"answer"));
+    for (from, wanted) in [(own, None), (named, guarded)] {
+        let error = icmp(icmp_port(3, 4), 0, &quoted[14..]);
+        let frame = ip(from, to, 1, 64, &error);
+        assert_eq!(fate(loaded, Egress, OPEN, &frame)?, wanted, "{from}");
     }
     Ok(())
 }
