@@ -17,8 +17,9 @@ pub struct EndpointEntry {
     pub sets: [u32; 2],
     /// Bits of [`endpoint_flag`].
     pub flags: u32,
-    /// Until this second of the monotonic clock, flows of every protocol that were open
-    /// before enrolment are picked up; TCP flows are picked up at any time.
+    /// Until this second of the monotonic clock, the ends of TCP connections from before
+    /// enrolment are told, and with [`endpoint_flag::ADOPTS_DATAGRAMS`] flows of every protocol
+    /// are picked up. TCP flows are picked up at any time.
     pub adopt_until: u32,
 }
 
@@ -38,6 +39,9 @@ pub mod endpoint_flag {
     pub const NOT_ENROLLED: u32 = 8;
     /// A parent of workloads whose children must be classified before they may talk.
     pub const PENDING_CHILDREN: u32 = 16;
+    /// The endpoint was there when enforcement began on this host: its datagrams may belong to
+    /// flows that were open before.
+    pub const ADOPTS_DATAGRAMS: u32 = 32;
 }
 
 impl EndpointEntry {

@@ -569,7 +569,9 @@ fn opener_of<F: Family>(
     if packet.is_echo_request() {
         return Some(direction);
     }
-    if seconds < endpoint.adopt_until || flows::is_full(seconds) {
+    if seconds < endpoint.adopt_until && endpoint.has(endpoint_flag::ADOPTS_DATAGRAMS)
+        || flows::is_full(seconds)
+    {
         return infer_opener(flow.local_port, flow.remote_port);
     }
     Some(direction)

@@ -18,6 +18,7 @@ spec:
   ingress:
     - from: [{labels: {app: web}}]
       ports: [{protocol: TCP, port: 9000}]
+  egress: []
 ";
 
 /// Resident memory in bytes.

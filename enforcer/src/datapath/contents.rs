@@ -66,7 +66,7 @@ enum Sets {
     Image(Arc<Image>),
 }
 
-/// For how long after enrolment flows of every protocol are picked up, in seconds.
+/// For how long after enrolment flows from before are picked up, in seconds.
 const ADOPT_SECONDS: u32 = 60;
 
 impl Contents {
@@ -166,13 +166,23 @@ impl Contents {
                 .get(&identity)
                 .map_or([ALLOW_ALL; 2], |sets| sets.numbers)
         };
+        // Only what was there before enforcement can have datagrams under way. Whatever comes
+        // later is enrolled before it talks, and a datagram that looks like an answer is none.
+        let first = old.interfaces.is_empty() && old.cgroups.is_empty();
+        let enrolled = |old: Option<&EndpointEntry>, id: u32| match old {
+            Some(old) if old.id == id => {
+                (old.adopt_until, old.flags & endpoint_flag::ADOPTS_DATAGRAMS)
+            }
+            _ if first => (now + ADOPT_SECONDS, endpoint_flag::ADOPTS_DATAGRAMS),
+            _ => (now + ADOPT_SECONDS, 0),
+        };
         for endpoint in &desired.endpoints {
             let mut entry = EndpointEntry {
                 id: endpoint.id,
                 identity: endpoint.identity,
                 sets: sets(endpoint.identity),
                 flags: 0,
-                adopt_until: now + ADOPT_SECONDS,
+                adopt_until: 0,
             };
             if endpoint.audit {
                 entry.flags |= endpoint_flag::AUDIT;
@@ -180,38 +190,34 @@ impl Contents {
             if endpoint.strict_source {
                 entry.flags |= endpoint_flag::STRICT_SOURCE;
             }
-            let enrolled = |old: Option<&EndpointEntry>| match old {
-                Some(old) if old.id == endpoint.id => old.adopt_until,
-                _ => now + ADOPT_SECONDS,
+            let mut adopt = |old: Option<&EndpointEntry>| {
+                let (until, flag) = enrolled(old, endpoint.id);
+                entry.adopt_until = until;
+                entry.flags |= flag;
             };
             match &endpoint.place {
                 EndpointPlace::Interface { ifindex, .. } => {
-                    entry.adopt_until = enrolled(old.interfaces.get(ifindex));
+                    adopt(old.interfaces.get(ifindex));
                     self.interfaces.insert(*ifindex, entry);
                 }
                 EndpointPlace::Cgroup { id, .. } => {
-                    entry.adopt_until = enrolled(old.cgroups.get(id));
+                    adopt(old.cgroups.get(id));
                     self.cgroups.insert(*id, entry);
                 }
                 EndpointPlace::NoWorkload { id } => {
                     entry.flags |= endpoint_flag::NOT_ENROLLED;
-                    entry.adopt_until = 0;
                     self.cgroups.insert(*id, entry);
                 }
                 EndpointPlace::Pending { id } => {
                     entry.flags |= endpoint_flag::PENDING_CHILDREN;
-                    entry.adopt_until = 0;
                     self.cgroups.insert(*id, entry);
                 }
             }
         }
         for uplink in &desired.uplinks {
-            let adopt_until = old
-                .interfaces
-                .get(&uplink.ifindex)
-                .filter(|old| old.id == HOST_ENDPOINT)
-                .map_or(now + ADOPT_SECONDS, |old| old.adopt_until);
-            let mut flags = endpoint_flag::HOST;
+            let (adopt_until, adopts) =
+                enrolled(old.interfaces.get(&uplink.ifindex), HOST_ENDPOINT);
+            let mut flags = endpoint_flag::HOST | adopts;
             if desired.node.audit {
                 flags |= endpoint_flag::AUDIT;
             }

@@ -21,6 +21,9 @@ use serde::de::DeserializeOwned;
 
 use super::{Lab, Place, patient, place};
 
+/// Where every daemon of a lab serves its metrics, on its host's own loopback.
+pub const METRICS: &str = "127.0.0.1:9464";
+
 /// How a daemon is started.
 #[derive(Clone, Debug)]
 pub struct DaemonOptions {
@@ -110,6 +113,9 @@ impl Daemon {
             .args([OsStr::new("--pin-dir"), self.pins.as_os_str()])
             .args([OsStr::new("--socket"), self.socket().as_os_str()])
             .args(["--node", &self.options.name]);
+        if !self.options.extra.iter().any(|a| a == "--metrics") {
+            command.args(["--metrics", METRICS]);
+        }
         if let Some(mode) = self.options.mode {
             command.args(["--mode", mode]);
         }
@@ -310,7 +316,7 @@ impl Daemon {
     /// as Prometheus would read it on this host.
     pub fn metric(&self, name: &str, labels: &[&str]) -> Result<u64> {
         let text = self.options.place.enter(|| -> Result<String> {
-            let mut stream = TcpStream::connect(("127.0.0.1", 9498))?;
+            let mut stream = TcpStream::connect(METRICS)?;
             stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: lab\r\nConnection: close\r\n\r\n")?;
             let mut answer = String::new();
             stream.read_to_string(&mut answer)?;
