@@ -373,15 +373,20 @@ fn judge<F: Quoted, const AT_SOCKET: bool>(skb: Skb, place: &Place, case: &mut C
             && !entry.is_reopened_by(direction, packet.protocol, packet.tcp_flags)
         {
             if entry.flags & flow_flag::DENIED != 0 && entry.generation == config.generation {
+                let closed = entry.state == State::Closed as u8;
                 if packet.is_reset() {
-                    entry.state = State::Closed as u8;
-                    entry.seen = place.seconds;
+                    close(entry, place.seconds);
                     return 1;
                 }
                 // A reset whose number is not the next one expected, because what came before
                 // it was dropped, is answered with an acknowledgement, and only the answer to
-                // that ends the connection (RFC 5961, 3.2).
-                if entry.state == State::Closed as u8 && packet.is_bare_ack() {
+                // that ends the connection (RFC 5961, 3.2). An acknowledgement that comes while
+                // the socket is still being taken down is lost, and what the peer then sends
+                // again has to do; there is no socket any more that could take its data.
+                let is_late = direction as u8 == Direction::Ingress as u8
+                    && place.seconds.wrapping_sub(entry.seen) <= 1
+                    && !packet.is_open_request();
+                if closed && (packet.is_bare_ack() || is_late) {
                     return 1;
                 }
                 facts.decision = Decision {
@@ -490,10 +495,31 @@ fn judge<F: Quoted, const AT_SOCKET: bool>(skb: Skb, place: &Place, case: &mut C
             facts.tell = 1;
         }
     }
+    // Denied once more by a later generation.
+    if !passes
+        && read(&notes.past) == past::DENIED
+        && let Some(entry) = entry_of::<F>(flow)
+    {
+        entry.generation = config.generation;
+        entry.rule = facts.decision.rule;
+        entry.reason = facts.decision.reason;
+        if packet.is_reset() {
+            close(entry, place.seconds);
+        }
+    }
     if packet.is_reset() && read(&notes.past) != past::NONE {
         return 1;
     }
     u32::from(facts.decision.passes())
+}
+
+/// A reset has passed on a denied connection. The time of the first one counts.
+#[inline(always)]
+fn close(entry: &mut FlowEntry, seconds: u32) {
+    if entry.state != State::Closed as u8 {
+        entry.state = State::Closed as u8;
+        entry.seen = seconds;
+    }
 }
 
 /// The entry of a flow. Map keys must be on a function's own stack (before Linux 6.2), and the
