@@ -4,12 +4,15 @@
 use std::{
     cell::Cell,
     collections::BTreeSet,
+    net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
     os::fd::{AsFd, OwnedFd},
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     path::PathBuf,
+    process::Command,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
+        mpsc,
     },
     thread,
 };
@@ -103,6 +106,11 @@ const WORKLOAD: [u8; 4] = [10, 7, 0, 9];
 /// does not know is allowed by the egress set and refused by the ingress set; so whoever asks
 /// an old set about a new identity gets one of the two wrong.
 fn policy(version: u32) -> Desired {
+    policy_at(version, LOOPBACK, "lo")
+}
+
+/// [`policy`] for a workload behind another link.
+fn policy_at(version: u32, ifindex: u32, link: &str) -> Desired {
     let entry = |action| PolicyEntry {
         decision: Decision::new(action, Reason::Rule, 1),
         table: 0,
@@ -130,9 +138,7 @@ fn policy(version: u32) -> Desired {
         image.policies.insert(key, entry(Action::Deny));
     }
     for (address, number) in [(REFUSED, refused), (ALLOWED, allowed)] {
-        image
-            .addresses
-            .insert(std::net::IpAddr::from(address).into(), number);
+        image.addresses.insert(IpAddr::from(address).into(), number);
     }
     let numbers = [egress, ingress];
     image.sets.insert(500, Sets { numbers });
@@ -142,8 +148,8 @@ fn policy(version: u32) -> Desired {
             id: 2,
             identity: 500,
             place: EndpointPlace::Interface {
-                ifindex: LOOPBACK,
-                name: "lo".to_owned(),
+                ifindex,
+                name: link.to_owned(),
             },
             audit: false,
             strict_source: false,
@@ -321,5 +327,197 @@ fn what_a_daemon_left_that_died_on_the_way_is_repaired() {
             });
             assert_eq!(wrong, 0, "at {stage}");
         }
+    });
+}
+
+/// Ends what runs until then, also when the test fails.
+struct End<'a>(&'a AtomicBool);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Runs `ip` in the thread's network namespace.
+fn ip(arguments: &str) {
+    let status = Command::new("ip").args(arguments.split(' ')).status();
+    assert!(status.expect("ip is installed").success(), "ip {arguments}");
+}
+
+/// A workload in a namespace of its own, behind the link `va`, that counts datagrams by sender.
+fn behind_a_link(
+    stop: &AtomicBool,
+    ready: &mpsc::Sender<i32>,
+    cabled: &mpsc::Receiver<()>,
+) -> [u64; 2] {
+    unshare(CloneFlags::CLONE_NEWNET).expect("root");
+    ready
+        .send(nix::unistd::gettid().as_raw())
+        .expect("the test waits");
+    cabled.recv().expect("the test makes the link");
+    ip("addr add 10.7.0.9/24 dev vb");
+    ip("link set vb up");
+    let socket = UdpSocket::bind((Ipv4Addr::from(WORKLOAD), 53)).expect("its address");
+    let patience = Some(Duration::from_millis(100));
+    socket.set_read_timeout(patience).expect("a timeout");
+    ready.send(0).expect("the test waits");
+    let mut counts = [0; 2];
+    loop {
+        match socket.recv_from(&mut [0; 8]) {
+            Ok((_, from)) => counts[usize::from(from.ip() == IpAddr::from(ALLOWED))] += 1,
+            Err(_) if stop.load(Ordering::Relaxed) => return counts,
+            Err(_) => {}
+        }
+    }
+}
+
+#[test]
+fn another_layout_takes_over_without_a_gap() {
+    alone(|| {
+        let (stop, sent) = (AtomicBool::new(false), AtomicU64::new(0));
+        let (ready, is_ready) = mpsc::channel();
+        let (cable, cabled) = mpsc::channel();
+        let pins = Pins::new("layout");
+        thread::scope(|scope| {
+            let stop = &stop;
+            let _end = End(stop);
+            let cable = cable;
+            let workload = scope.spawn(move || behind_a_link(stop, &ready, &cabled));
+            let thread = is_ready.recv().expect("it begins so");
+            ip(&format!(
+                "link add va type veth peer name vb netns {thread}"
+            ));
+            ip("addr add 10.7.0.1/24 dev va");
+            ip("addr add 10.7.0.2/24 dev va");
+            ip("link set va up");
+            cable.send(()).expect("the workload waits");
+            is_ready.recv().expect("its address is there");
+            let ifindex = nix::net::if_::if_nametoindex("va").expect("it is there");
+            let (mut datapath, adopted) = pins.open(|_| ());
+            assert_eq!(adopted, Adopted::Fresh);
+            datapath
+                .apply(&policy_at(0, ifindex, "va"))
+                .expect("there is room");
+
+            let sender = scope.spawn(|| {
+                let [refused, allowed] = [REFUSED, ALLOWED].map(|from| {
+                    UdpSocket::bind((Ipv4Addr::from(from), 0)).expect("an address of ours")
+                });
+                let to = SocketAddr::from((WORKLOAD, 53));
+                while !stop.load(Ordering::Relaxed) {
+                    // The hook's refusal may come back as an error.
+                    let _ = refused.send_to(b"no", to);
+                    allowed.send_to(b"yes", to).expect("it is allowed");
+                    sent.fetch_add(1, Ordering::Relaxed);
+                    thread::sleep(Duration::from_micros(200));
+                }
+            });
+            for round in 1..=5 {
+                drop(datapath);
+                let adopted;
+                (datapath, adopted) = pins.open(|room| room.flows += 1024 * round);
+                assert_eq!(adopted, Adopted::Replaced);
+                let applied = datapath.apply(&policy_at(round, ifindex, "va"));
+                assert!(applied.expect("there is room").changed);
+                drop(datapath);
+                let adopted;
+                (datapath, adopted) = pins.open(|room| room.flows += 1024 * round);
+                assert_eq!(adopted, Adopted::Same);
+                let applied = datapath.apply(&policy_at(round, ifindex, "va"));
+                assert!(applied.is_ok());
+                assert_eq!(leftovers(&datapath, &policy_at(round, ifindex, "va")), 0);
+            }
+            stop.store(true, Ordering::Relaxed);
+            sender.join().expect("nothing it sends is an error");
+            let [refused, allowed] = workload.join().expect("it counts");
+            assert_eq!((refused, allowed), (0, sent.load(Ordering::Relaxed)));
+            assert!(allowed > 100, "only {allowed} datagrams");
+        });
+    });
+}
+
+#[test]
+fn a_layout_that_cannot_be_made_leaves_what_is_in_force() {
+    alone(|| {
+        let pins = Pins::new("refused");
+        let (mut datapath, _) = pins.open(|_| ());
+        datapath.apply(&policy(0)).expect("there is room");
+        let hooks = Hooks::of(&mut datapath);
+        let settings = datapath.settings.clone();
+        drop(datapath);
+        let there = || {
+            let entries = std::fs::read_dir(&pins.0).expect("it is there");
+            let names = entries.map(|entry| entry.expect("it can be listed").file_name());
+            names.collect::<BTreeSet<_>>()
+        };
+        let before = there();
+        // No kernel makes a table of that size.
+        let too_large = DatapathSettings {
+            capacities: Capacities {
+                flows: u32::MAX,
+                ..settings.capacities
+            },
+            ..settings
+        };
+        assert!(matches!(
+            Datapath::open(&too_large),
+            Err(DatapathError::Load(_))
+        ));
+        assert_eq!(there(), before);
+        assert_eq!(hooks.wrong(7), 0);
+        assert_eq!(pins.open(|_| ()).1, Adopted::Same);
+    });
+}
+
+#[test]
+fn what_does_not_fit_beside_the_old_is_refused_whole() {
+    alone(|| {
+        let pins = Pins::new("room");
+        // Each has 504 entries, and the way from one to the other a few more.
+        let (mut datapath, _) = pins.open(|room| room.policies = 504 * 2);
+        datapath.apply(&policy(0)).expect("there is room");
+        let generation = datapath.generation();
+        let error = datapath
+            .apply(&policy(1))
+            .expect_err("no room for the bridge");
+        let ApplyError::TooMany {
+            needed, setting, ..
+        } = error
+        else {
+            panic!("{error}");
+        };
+        assert!(needed > 504 * 2);
+        assert_eq!(setting, "--max-policies");
+        assert_eq!(datapath.generation(), generation);
+        assert_eq!(leftovers(&datapath, &policy(0)), 0);
+        assert!(!datapath.apply(&policy(0)).expect("nothing to do").changed);
+    });
+}
+
+#[test]
+fn every_denied_packet_is_told_by_one_daemon() {
+    alone(|| {
+        let pins = Pins::new("told");
+        let (mut datapath, _) = pins.open(|_| ());
+        datapath.apply(&policy(0)).expect("there is room");
+        let hooks = Hooks::of(&mut datapath);
+        let told = |datapath: &mut Datapath| -> u64 {
+            let drained = datapath.drain_denied().expect("the table can be read");
+            drained.iter().map(|(_, entry)| entry.packets).sum()
+        };
+        // Two of four packets are denied.
+        let judge = |times: u16| (0..times).for_each(|turn| assert_eq!(hooks.wrong(9 + turn), 0));
+        judge(5);
+        assert_eq!(told(&mut datapath), 10);
+        judge(3);
+        drop(datapath);
+        judge(2);
+        let (mut datapath, _) = pins.open(|_| ());
+        assert_eq!(told(&mut datapath), 10);
+        assert_eq!(told(&mut datapath), 0);
+        drop(datapath);
+        let (mut datapath, _) = pins.open(|_| ());
+        assert_eq!(told(&mut datapath), 0);
     });
 }
