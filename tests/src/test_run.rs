@@ -23,7 +23,7 @@ use enforcer_common::{
     Direction,
     abi::map,
     config::FailsafePort,
-    endpoint_entry::EndpointEntry,
+    endpoint_entry::{EndpointEntry, endpoint_flag},
     flow_key::{Addr4, Addr6, FlowKey},
 };
 
@@ -195,6 +195,7 @@ impl Loaded<'_> {
             };
             let mut entry: EndpointEntry = bytemuck::cast(bytes);
             entry.adopt_until = if adopting { u32::MAX } else { 0 };
+            entry.flags |= endpoint_flag::ADOPTS_DATAGRAMS;
             entries.insert(ifindex, bytemuck::cast::<_, [u8; _]>(entry), 0)?;
         }
         Ok(())

@@ -4,7 +4,7 @@ use std::{
     fmt, fs,
     io::ErrorKind,
     os::fd::{AsRawFd, IntoRawFd},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::Command,
     sync::{
         OnceLock,
@@ -14,6 +14,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 
 use super::cgroup;
@@ -91,8 +92,13 @@ impl Tag {
         cgroup::kill_all(&cgroups)?;
         for name in names_in(NAMESPACES) {
             if Self::of(&name).as_ref() == Some(self) {
-                let status = Command::new("ip").args(["netns", "del", &name]).status()?;
-                anyhow::ensure!(status.success(), "cannot remove namespace {name}");
+                let output = Command::new("ip").args(["netns", "del", &name]).output()?;
+                // Another run that starts now may remove the same leftovers.
+                anyhow::ensure!(
+                    output.status.success() || !Path::new(NAMESPACES).join(&name).exists(),
+                    "cannot remove namespace {name}: {}",
+                    String::from_utf8_lossy(&output.stderr)
+                );
             }
         }
         remove_tree(&self.pins())?;
@@ -101,7 +107,7 @@ impl Tag {
     }
 }
 
-fn remove_tree(path: &std::path::Path) -> Result<()> {
+fn remove_tree(path: &Path) -> Result<()> {
     match fs::remove_dir_all(path) {
         Err(error) if error.kind() != ErrorKind::NotFound => {
             Err(error).with_context(|| format!("removing {}", path.display()))
@@ -138,6 +144,10 @@ fn all_tags() -> Result<Vec<Tag>> {
 
 /// Removes what labs of processes that are gone left behind, except what was to be kept.
 pub fn remove_stale() -> Result<()> {
+    fs::create_dir_all(FOLDERS)?;
+    // One at a time: tests of several programs begin at once.
+    let lock = Flock::lock(fs::File::open(FOLDERS)?, FlockArg::LockExclusive);
+    let _lock = lock.map_err(|(_, error)| error)?;
     for tag in all_tags()? {
         if !tag.is_alive() && !tag.kept_marker().exists() {
             tag.remove()
