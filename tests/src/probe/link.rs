@@ -142,13 +142,17 @@ pub fn flood(link: &str, frame: &str, vary: &[usize], count: u64, rate: u64) -> 
         vary.iter().all(|&at| at + 2 <= frame.len()),
         "a place to vary is beyond the frame"
     );
+    let first: Vec<u16> = vary
+        .iter()
+        .map(|&at| u16::from_be_bytes([frame[at], frame[at + 1]]))
+        .collect();
     tell(&LinkEvent::Ready);
     let start = Instant::now();
     for number in 0..count {
         let mut left = number;
-        for &at in vary.iter().rev() {
+        for (&at, first) in vary.iter().zip(&first).rev() {
             let low = u16::try_from(left & 0xffff).expect("16 bits");
-            frame[at..at + 2].copy_from_slice(&low.to_be_bytes());
+            frame[at..at + 2].copy_from_slice(&first.wrapping_add(low).to_be_bytes());
             left >>= 16;
         }
         socket.send(&frame)?;
