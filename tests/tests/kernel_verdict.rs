@@ -521,7 +521,6 @@ fn run(
 }
 
 #[test]
-#[ignore = "does not know yet that only endpoints from before enforcement pick datagrams up"]
 fn the_kernel_says_what_the_documents_say() -> Result<()> {
     let bed = Bed::new()?;
     let links = bed.links.clone();
