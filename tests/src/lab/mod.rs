@@ -117,6 +117,7 @@ impl Lab {
 
 impl Drop for Lab {
     fn drop(&mut self) {
+        tag::give_way_to_signal();
         if self.keep.load(Ordering::Relaxed) {
             return;
         }

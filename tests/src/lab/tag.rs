@@ -8,7 +8,7 @@ use std::{
     process::Command,
     sync::{
         OnceLock,
-        atomic::{AtomicI32, AtomicU32, Ordering},
+        atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -181,6 +181,16 @@ fn start_time(pid: u32) -> Option<u64> {
     fields.nth(18)?.parse().ok()
 }
 
+static ENDING: AtomicBool = AtomicBool::new(false);
+
+/// Does not return once a signal has come: the process is about to end, and what fails now
+/// fails because of that.
+pub(super) fn give_way_to_signal() {
+    while ENDING.load(Ordering::Relaxed) {
+        std::thread::park();
+    }
+}
+
 static SIGNAL_PIPE: AtomicI32 = AtomicI32::new(-1);
 
 extern "C" fn forward_signal(signal: libc::c_int) {
@@ -212,6 +222,7 @@ pub(super) fn remove_on_signals() -> Result<()> {
     std::thread::spawn(move || {
         let mut byte = [0];
         while nix::unistd::read(&read, &mut byte) != Ok(1) {}
+        ENDING.store(true, Ordering::Relaxed);
         let own = Tag::prefix_of_this_process();
         for tag in all_tags().unwrap_or_default() {
             if tag.as_str().starts_with(&own) && !tag.kept_marker().exists() {
