@@ -50,6 +50,8 @@ use crate::{
     watch::{Patience, TreeWatch},
 };
 
+/// How long records wait for the names of what they are about.
+const NAMES_PATIENCE: Duration = Duration::from_secs(10);
 /// Between two looks at the table of denied flows.
 const DRAIN_INTERVAL: Duration = Duration::from_secs(1);
 /// Between two collections of flows that are past their time.
@@ -163,7 +165,14 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     });
     tasks.spawn(
         "event reader",
-        read_events(kernel.clone(), events, pipeline, broken, stop.clone()),
+        read_events(
+            kernel.clone(),
+            events,
+            pipeline,
+            broken,
+            in_force.clone(),
+            stop.clone(),
+        ),
     );
     tasks.spawn("flow collector", expire_flows(kernel.clone(), stop.clone()));
     tasks.spawn(
@@ -246,8 +255,18 @@ async fn read_events(
     mut events: EventReader,
     mut pipeline: Pipeline,
     broken: mpsc::Sender<BrokenFlow>,
+    mut in_force: watch::Receiver<Arc<InForce>>,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
+    // What a former run left in force has gone on denying. Its numbers have names once the
+    // policy is loaded; until then the kernel keeps the counts.
+    tokio::select! {
+        biased;
+        () = stop.cancelled() => {}
+        _ = in_force.wait_for(|now| now.ready) => {}
+        () = tokio::time::sleep(NAMES_PATIENCE) => {}
+    }
+    drop(in_force);
     let mut drain = interval(DRAIN_INTERVAL);
     drain.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut batch = Vec::new();

@@ -151,6 +151,13 @@ fn a_graceful_stop_leaves_enforcement_and_connections() -> Result<()> {
     scene.expect_tcp(&shop.intruder, &shop.api, 9000, Expect::Denied)?;
     back.launch()?;
     back.wait_ready()?;
+    // What was denied meanwhile is told with all its names.
+    let record = back.wait_for_record(Duration::from_secs(5), |record| {
+        record.source().address == Some(shop.intruder.ip(true))
+    })?;
+    assert_eq!(record.workload.name.as_deref(), Some("api"), "{record:?}");
+    let rule = record.rule.as_ref();
+    assert!(rule.is_some_and(|rule| rule.line.is_some()), "{record:?}");
     scene.expect_tcp(&shop.web, &shop.api, 9000, Expect::Open)?;
     scene.expect_tcp(&shop.intruder, &shop.api, 9000, Expect::Denied)?;
     let summary = held.stop()?;
