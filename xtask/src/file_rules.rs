@@ -10,8 +10,8 @@ use crate::{step, workspace};
 const NAMELESS: &[&str] = &[
     "utils", "util", "helpers", "helper", "types", "common", "misc",
 ];
-/// "About 500 lines": a file beyond this is two rooms.
-const MOST_LINES: usize = 700;
+/// The aim is about 500 lines; a file beyond this is two rooms, and the check says so.
+const MOST_LINES: usize = 800;
 
 /// Checks every Rust source that git knows or would add.
 pub fn check() -> Result<()> {
