@@ -35,6 +35,9 @@ fn every_pair_is_as_the_policies_say_and_every_denial_names_its_rule() -> Result
         .collect();
     assert!(denied.len() > 50);
     let denials = shop_flows::denials(&shop, &daemons, &denied, Duration::from_secs(10))?;
+    for daemon in &daemons {
+        assert_eq!(daemon.metric("enforcer_events_lost_total", &[])?, 0);
+    }
     let mut wrong = Vec::new();
     for (flow, denials) in denied.iter().zip(denials) {
         for (denial, family) in denials.iter().zip(["v4", "v6"]) {

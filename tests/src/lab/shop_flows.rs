@@ -216,8 +216,33 @@ pub fn is_about(record: &FlowRecord, shop: &Shop, flow: ShopFlow, v6: bool) -> b
 }
 
 /// The denials that the daemons recorded for these flows, each on IPv4 and on IPv6, in the same
-/// order. Waits up to `within` for all of them; what is missing then is `None`.
+/// order. Waits up to `within` for all of them. A packet that is lost on its way to an enforcer,
+/// as a busy machine loses them, looks like a denied one to its sender; so flows without a
+/// record are tried again, twice. What is missing then is `None`.
 pub fn denials(
+    shop: &Shop,
+    daemons: &[Daemon],
+    flows: &[ShopFlow],
+    within: Duration,
+) -> Result<Vec<[Option<Denial>; 2]>> {
+    let mut found = recorded(shop, daemons, flows, within)?;
+    for _ in 0..2 {
+        let missing: Vec<ShopFlow> = flows
+            .iter()
+            .zip(&found)
+            .filter(|(_, denials)| denials.iter().any(Option::is_none))
+            .map(|(flow, _)| *flow)
+            .collect();
+        if missing.is_empty() {
+            break;
+        }
+        try_flows(shop, &missing, |_| Expect::Denied)?;
+        found = recorded(shop, daemons, flows, within)?;
+    }
+    Ok(found)
+}
+
+fn recorded(
     shop: &Shop,
     daemons: &[Daemon],
     flows: &[ShopFlow],
