@@ -5,7 +5,8 @@
 //! nothing of (so a deny for some label would not bite), and a new set one that still has its
 //! old labels (so what both policies allow would be cut). Therefore a peer whose identity
 //! changes is known for a moment by a *transient* identity, which old sets judge as what it was
-//! and new sets as what it will be:
+//! and new sets as what it will be. (Where no old set tells its two identities apart it has the
+//! new one at once, and where no new set does it keeps the old one so long.)
 //!
 //! 1. Write the new sets and tables, and [`Bridge::entries`].
 //! 2. Write the address and prefix tables: [`Bridge::peers`] where it names one, otherwise as
@@ -21,7 +22,10 @@
 //! one that the other leaves, and a peer moves between two identities that such a set tells
 //! apart, the peer is judged by its new identity a moment late.)
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    hash::{BuildHasher, RandomState},
+};
 
 use enforcer_common::{
     identity,
@@ -69,14 +73,17 @@ pub struct Bridge {
     /// The identity in between of every address and prefix whose identity changes, also of
     /// those that only the old or only the new image has.
     pub peers: HashMap<IpNet, u32>,
-    /// The transient identity by old and new identity.
-    transients: BTreeMap<(u32, u32), u32>,
+    /// The identity in between by old and new identity, where it is not the new one.
+    between: HashMap<(u32, u32), u32>,
 }
 
 impl Bridge {
     /// Finds what to write. Transient identities are counted from `first`: [`TRANSIENT`] or
     /// higher, and better not the ones of the last change, which packets under way may still
     /// carry.
+    ///
+    /// Most changes need none: a peer that old sets do not know may have its new identity at
+    /// once, and one that new sets do not know may keep its old one until the end.
     pub fn between(old: Held<'_>, new: Held<'_>, endpoints: &[EndpointChange], first: u32) -> Self {
         let moves = moves(old.peers, new.peers);
         let endpoint_moves = endpoints.iter().map(|change| {
@@ -84,124 +91,184 @@ impl Bridge {
             let of = |state: Option<EndpointState>| state.map_or(identity::HOST, |s| s.identity);
             (of(change.old), of(change.new))
         });
-        let pairs: BTreeSet<(u32, u32)> = moves
+        let mut pairs: Vec<(u32, u32)> = moves
             .iter()
             .map(|(_, pair)| *pair)
             .chain(endpoint_moves)
             .filter(|(from, to)| from != to)
             .collect();
-        if pairs.is_empty() {
-            return Self::default();
-        }
-        let concerned: HashSet<u32> = pairs.iter().flat_map(|(from, to)| [*from, *to]).collect();
-        let old_views = views(old.policies, &concerned);
-        let new_views = views(new.policies, &concerned);
-        let old_sets = sets(old.policies);
-        let new_sets = sets(new.policies);
-        let left: HashSet<u32> = endpoints
-            .iter()
-            .flat_map(|change| {
-                let old = change.old.map_or([0; 2], |old| old.sets);
-                let new = change.new.map_or([0; 2], |new| new.sets);
-                old.into_iter().zip(new)
-            })
-            .filter(|(old, new)| old != new)
-            .map(|(old, _)| old)
-            .collect();
-
+        pairs.sort_unstable();
+        pairs.dedup();
         let mut bridge = Self::default();
-        let none = BTreeMap::new();
-        let mut transient = first;
-        for (from, to) in pairs {
-            let before = old_views.get(&from).unwrap_or(&none);
-            if before == old_views.get(&to).unwrap_or(&none) {
-                // No old set tells them apart: the peer may have its new identity at once.
-                continue;
-            }
-            let after = new_views.get(&to).unwrap_or(&none);
-            // A set that both images have is judged by the old identity if an endpoint leaves
-            // it, and by the new one if endpoints only stay or come.
-            let as_before = |set: &u32| {
-                old_sets.contains(set) && (!new_sets.contains(set) || left.contains(set))
-            };
-            let before = before.iter().filter(|(set, _)| as_before(set));
-            let after = after.iter().filter(|(set, _)| !as_before(set));
-            for (set, entry) in before.chain(after) {
-                let key = PolicyKey {
-                    set: *set,
-                    peer: transient,
-                };
-                bridge.entries.insert(key, *entry);
-            }
-            bridge.transients.insert((from, to), transient);
-            transient += 1;
+        if !pairs.is_empty() {
+            bridge.decide(old, new, &Sides::new(old, new, endpoints), pairs, first);
         }
-        for (prefix, (from, to)) in moves {
-            if from != to {
-                bridge.peers.insert(prefix, bridge.identity(from, to));
-            }
-        }
+        bridge.peers = moves
+            .into_iter()
+            .map(|(prefix, (from, to))| (prefix, bridge.identity(from, to)))
+            .collect();
         bridge
     }
 
-    /// The identity between an old and a new one: transient, or the new one where no old set
-    /// tells the two apart.
+    fn decide(
+        &mut self,
+        old: Held<'_>,
+        new: Held<'_>,
+        sides: &Sides,
+        mut pairs: Vec<(u32, u32)>,
+        first: u32,
+    ) {
+        let concerned: HashSet<u32> = pairs.iter().flat_map(|(from, to)| [*from, *to]).collect();
+        let hasher = RandomState::new();
+        let before = prints(old.policies, &concerned, &hasher, |set| {
+            sides.is_before(set)
+        });
+        let after = prints(new.policies, &concerned, &hasher, |set| {
+            !sides.is_before(set)
+        });
+        pairs.retain(|(from, to)| {
+            if before.get(from) == before.get(to) {
+                // Nobody who judges as before tells them apart.
+                return false;
+            }
+            if after.get(from) == after.get(to) {
+                // Nobody who judges as after does.
+                self.between.insert((*from, *to), *from);
+                return false;
+            }
+            true
+        });
+        if pairs.is_empty() {
+            return;
+        }
+        let mut leaving: HashMap<u32, Vec<u32>> = HashMap::new();
+        let mut coming: HashMap<u32, Vec<u32>> = HashMap::new();
+        for (transient, (from, to)) in (first..).zip(pairs) {
+            self.between.insert((from, to), transient);
+            leaving.entry(from).or_default().push(transient);
+            coming.entry(to).or_default().push(transient);
+        }
+        for (policies, transients, is_before) in
+            [(old.policies, leaving, true), (new.policies, coming, false)]
+        {
+            for (key, entry) in policies {
+                let Some(transients) = transients.get(&key.peer) else {
+                    continue;
+                };
+                if sides.is_before(key.set) == is_before {
+                    let key = |peer: &u32| PolicyKey {
+                        peer: *peer,
+                        ..*key
+                    };
+                    let entries = transients.iter().map(|peer| (key(peer), *entry));
+                    self.entries.extend(entries);
+                }
+            }
+        }
+    }
+
+    /// The identity between an old and a new one.
     pub fn identity(&self, from: u32, to: u32) -> u32 {
-        self.transients.get(&(from, to)).copied().unwrap_or(to)
+        self.between.get(&(from, to)).copied().unwrap_or(to)
     }
 
     /// Every transient identity and the one that it becomes, for reports of that moment.
     pub fn transients(&self) -> impl Iterator<Item = (u32, u32)> {
-        let transients = self.transients.iter();
-        transients.map(|((_, to), transient)| (*transient, *to))
+        let between = self.between.iter();
+        between
+            .map(|((_, to), identity)| (*identity, *to))
+            .filter(|(identity, _)| *identity >= TRANSIENT)
     }
 }
 
-/// Old and new identity of every address and prefix of either image, by longest match.
+/// Which sets judge a peer by its old identity while it is on the bridge, and which by its new
+/// one: a set that both images have by the old one if an endpoint leaves it, and by the new one
+/// if endpoints only stay or come.
+struct Sides(HashMap<u32, bool>);
+
+impl Sides {
+    fn new(old: Held<'_>, new: Held<'_>, endpoints: &[EndpointChange]) -> Self {
+        let mut left = HashSet::new();
+        for change in endpoints {
+            let old = change.old.map_or([0; 2], |old| old.sets);
+            let new = change.new.map_or([0; 2], |new| new.sets);
+            let pairs = old.into_iter().zip(new);
+            left.extend(pairs.filter(|(old, new)| old != new).map(|(old, _)| old));
+        }
+        let mut sides = HashMap::new();
+        for key in new.policies.keys() {
+            sides.entry(key.set).or_insert(false);
+        }
+        for key in old.policies.keys() {
+            sides.entry(key.set).or_insert(true);
+        }
+        // A set that only the new image has is nobody's to leave.
+        for set in left {
+            sides.insert(set, true);
+        }
+        Self(sides)
+    }
+
+    fn is_before(&self, set: u32) -> bool {
+        self.0.get(&set).copied().unwrap_or(false)
+    }
+}
+
+/// Fingerprints of what the chosen sets say of some peers in particular; absent where they say
+/// nothing. The hasher's keys are random, so that nobody can write two policies that look alike.
+fn prints(
+    policies: &HashMap<PolicyKey, PolicyEntry>,
+    concerned: &HashSet<u32>,
+    hasher: &RandomState,
+    chosen: impl Fn(u32) -> bool,
+) -> HashMap<u32, u64> {
+    let mut prints: HashMap<u32, u64> = HashMap::new();
+    for (key, entry) in policies {
+        if concerned.contains(&key.peer) && chosen(key.set) {
+            let print = prints.entry(key.peer).or_default();
+            // In any order.
+            *print = print.wrapping_add(hasher.hash_one((key.set, entry)));
+        }
+    }
+    prints
+}
+
+/// Old and new identity, by longest match, of every address and prefix whose identity changes.
 fn moves(old: &HashMap<IpNet, u32>, new: &HashMap<IpNet, u32>) -> Vec<(IpNet, (u32, u32))> {
+    // An address contains nothing but itself.
     let table = |peers: &HashMap<IpNet, u32>| {
         let mut table = PrefixTable::new();
         for (prefix, identity) in peers {
-            table.add(*prefix, *identity);
+            if prefix.prefix_len() < prefix.max_prefix_len() {
+                table.add(*prefix, *identity);
+            }
         }
         table
     };
     let (old_table, new_table) = (table(old), table(new));
-    let find = |table: &PrefixTable<u32>, prefix| {
+    let around = |table: &PrefixTable<u32>, prefix| {
         let found = table.containing(prefix).next();
         found.map_or(identity::WORLD, |(_, identity)| *identity)
     };
-    let only_new = new.keys().filter(|prefix| !old.contains_key(*prefix));
-    old.keys()
-        .chain(only_new)
-        .map(|prefix| {
-            let pair = (find(&old_table, *prefix), find(&new_table, *prefix));
-            (*prefix, pair)
-        })
+    let kept = old.iter().map(|(prefix, from)| {
+        let to = new.get(prefix).copied();
+        (
+            *prefix,
+            (*from, to.unwrap_or_else(|| around(&new_table, *prefix))),
+        )
+    });
+    let added = new.iter().filter(|(prefix, _)| !old.contains_key(*prefix));
+    let added = added.map(|(prefix, to)| (*prefix, (around(&old_table, *prefix), *to)));
+    kept.chain(added)
+        .filter(|(_, (from, to))| from != to)
         .collect()
-}
-
-/// What the sets say of some peers in particular, by peer and set.
-fn views(
-    policies: &HashMap<PolicyKey, PolicyEntry>,
-    concerned: &HashSet<u32>,
-) -> HashMap<u32, BTreeMap<u32, PolicyEntry>> {
-    let mut views: HashMap<u32, BTreeMap<u32, PolicyEntry>> = HashMap::new();
-    for (key, entry) in policies {
-        if concerned.contains(&key.peer) {
-            views.entry(key.peer).or_default().insert(key.set, *entry);
-        }
-    }
-    views
-}
-
-fn sets(policies: &HashMap<PolicyKey, PolicyEntry>) -> HashSet<u32> {
-    policies.keys().map(|key| key.set).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use enforcer_common::{Action, Decision, Reason};
+
+    use std::collections::BTreeMap;
 
     use super::*;
 
@@ -278,10 +345,43 @@ mod tests {
         };
         // An endpoint comes to it: it must find the new identity.
         let coming = between(&[change(2, 1), change(1, 1)]);
-        assert_eq!(judged(&coming, TRANSIENT), BTreeMap::from([(1, 3)]));
+        assert_eq!(coming.peers, peers(&[("fd00::/64", 301)]));
         // An endpoint leaves it: it must still find the old one.
         let leaving = between(&[change(1, 2), change(1, 1)]);
-        assert_eq!(judged(&leaving, TRANSIENT), BTreeMap::from([(1, 2)]));
+        assert_eq!(leaving.peers, peers(&[("fd00::/64", 300)]));
+        // One leaves it for a set that tells the two apart as well.
+        let both = policies(&[(1, 0, 1), (1, 300, 2), (2, 0, 4), (2, 301, 5)]);
+        let held = |peers| Held {
+            peers,
+            policies: &both,
+        };
+        let leaving = Bridge::between(held(&before), held(&after), &[change(1, 2)], TRANSIENT);
+        assert_eq!(
+            judged(&leaving, TRANSIENT),
+            BTreeMap::from([(1, 2), (2, 5)])
+        );
+    }
+
+    #[test]
+    fn who_only_comes_or_goes_needs_no_transient_identity() {
+        let old = policies(&[(1, 0, 1), (1, 300, 2)]);
+        let new = policies(&[(2, 0, 3), (2, 301, 4)]);
+        let before = peers(&[("10.0.0.1/32", 300)]);
+        let after = peers(&[("10.0.0.2/32", 301)]);
+        let held = |peers, policies| Held { peers, policies };
+        let bridge = Bridge::between(
+            held(&before, &old),
+            held(&after, &new),
+            &[change(1, 2)],
+            TRANSIENT,
+        );
+        // The one is what it was to old sets, and unknown to new ones; so with the other.
+        assert_eq!(
+            bridge.peers,
+            peers(&[("10.0.0.1/32", 300), ("10.0.0.2/32", 301)])
+        );
+        assert!(bridge.entries.is_empty());
+        assert_eq!(bridge.transients().count(), 0);
     }
 
     #[test]
@@ -296,9 +396,9 @@ mod tests {
             policies: &old,
         };
         let bridge = Bridge::between(held(&before), held(&after), &[], TRANSIENT);
-        assert_eq!(bridge.peers, peers(&[("10.1.0.0/16", TRANSIENT)]));
+        assert_eq!(bridge.peers, peers(&[("10.1.0.0/16", 301)]));
         // And gone again: what is inside falls back to the prefix around it.
         let bridge = Bridge::between(held(&after), held(&before), &[], TRANSIENT);
-        assert_eq!(bridge.peers, peers(&[("10.1.0.0/16", TRANSIENT)]));
+        assert_eq!(bridge.peers, peers(&[("10.1.0.0/16", 300)]));
     }
 }

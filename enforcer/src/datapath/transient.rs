@@ -39,11 +39,11 @@ impl Transients {
     /// Remembers what some become. They are not free any more.
     pub fn add(&self, transients: &[(u32, u32)]) {
         self.with(|state| {
-            for (transient, to) in transients {
-                state.becomes.insert(*transient, *to);
+            state.becomes.extend(transients.iter().copied());
+            if let Some(highest) = transients.iter().map(|(transient, _)| *transient).max() {
                 // Begun again well before the end, so that one change has room.
-                state.next = if *transient < u32::MAX - (1 << 24) {
-                    transient + 1
+                state.next = if highest < u32::MAX - (1 << 24) {
+                    highest + 1
                 } else {
                     TRANSIENT
                 };
@@ -65,5 +65,27 @@ impl Transients {
 
     fn with<T>(&self, f: impl FnOnce(&mut State) -> T) -> T {
         f(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_one_change_used_is_not_free_for_the_next() {
+        let state = State {
+            next: TRANSIENT,
+            becomes: BTreeMap::new(),
+        };
+        let transients = Transients(Arc::new(Mutex::new(state)));
+        // In no order, as they are found.
+        transients.add(&[(TRANSIENT + 2, 300), (TRANSIENT, 301), (TRANSIENT + 1, 302)]);
+        assert_eq!(transients.next(), TRANSIENT + 3);
+        assert_eq!(transients.settled(TRANSIENT + 1), 302);
+        transients.add(&[]);
+        assert_eq!(transients.next(), TRANSIENT + 3);
+        transients.add(&[(u32::MAX - 1, 303)]);
+        assert_eq!(transients.next(), TRANSIENT);
     }
 }
