@@ -1,279 +1,30 @@
-//! Ends open TCP connections that the policy in force denies, so that their owners see them die
-//! at once and not at their next packet.
-//!
-//! Enforcement does not depend on it: the kernel judges every open flow again after a change.
-//! So whatever is in doubt here (who opened it, who the peer is) is left to the kernel. The host
-//! endpoint is left to it altogether, because only the packet shows whether a connection leaves
-//! by an uplink; its connections end when the kernel reports that it broke one.
+//! Which open connections the image denies for sure.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
-    net::{IpAddr, Ipv6Addr, SocketAddr},
-    os::unix::fs::MetadataExt,
-    sync::Arc,
-    time::Duration,
+    net::IpAddr,
 };
 
-use enforcer_common::{
-    Action, Direction, Judge,
-    conntrack::infer_opener,
-    event::{Event, event_flag},
-    policy_key::ALLOW_ALL,
-};
-use tokio::{
-    sync::{mpsc, watch},
-    time::sleep,
-};
-use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, warn};
+use enforcer_common::{Action, Direction, Judge, conntrack::infer_opener, policy_key::ALLOW_ALL};
 
-use super::in_force::InForce;
+use super::Look;
 use crate::{
     api::status::{EndpointStatus, PlaceKind},
-    cause::chain,
     compile::Image,
     inventory::{
         Snapshot,
-        namespaces::NamespaceFinder,
-        sockets::{
-            Destroyed, ListeningPorts, Protocol, Socket, SocketTable, State, listening_ports,
-        },
+        sockets::{ListeningPorts, Socket, State, listening_ports},
     },
+    reconcile::in_force::InForce,
 };
 
-/// After a change, what was being opened meanwhile is looked for once more.
-const SECOND_LOOK: Duration = Duration::from_millis(400);
-/// Between two passes, so that a busy host is not spent on them.
-const PAUSE: Duration = Duration::from_millis(100);
-
-/// A flow that the kernel has broken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct BrokenFlow {
-    /// The workload's end.
-    pub local: SocketAddr,
-    /// The peer's end.
-    pub remote: SocketAddr,
-    /// Number of the endpoint that judged.
-    pub endpoint: u32,
-}
-
-impl BrokenFlow {
-    /// From an event, if it is about a TCP flow that a policy change broke.
-    pub fn from_event(event: &Event) -> Option<Self> {
-        let is_tcp = event.protocol == enforcer_common::Protocol::TCP;
-        (is_tcp && event.flags & event_flag::BROKEN != 0).then(|| Self {
-            local: address(event.local, event.local_port),
-            remote: address(event.remote, event.remote_port),
-            endpoint: event.endpoint,
-        })
-    }
-}
-
-fn address(bytes: [u8; 16], port: u16) -> SocketAddr {
-    SocketAddr::new(Ipv6Addr::from(bytes).to_canonical(), port)
-}
-
-/// Sweeps after every change and after every broken flow, until `stop`.
-pub async fn run(
-    mut in_force: watch::Receiver<Arc<InForce>>,
-    mut broken: mpsc::Receiver<BrokenFlow>,
-    stop: CancellationToken,
-) -> anyhow::Result<()> {
-    let mut swept = 0;
-    let mut again = false;
-    loop {
-        let mut flows = HashSet::new();
-        tokio::select! {
-            // At the end, inputs end after `stop`.
-            biased;
-            () = stop.cancelled() => return Ok(()),
-            changed = in_force.changed() => changed?,
-            flow = broken.recv() => flows.extend(flow),
-            () = sleep(SECOND_LOOK), if again => {}
-        }
-        while let Ok(flow) = broken.try_recv() {
-            flows.insert(flow);
-        }
-        let now = in_force.borrow_and_update().clone();
-        let changed = now.generation != swept;
-        if !changed && !again && flows.is_empty() {
-            continue;
-        }
-        let look = match (changed, again) {
-            (true, _) => Look::First,
-            (false, true) => Look::Second,
-            (false, false) => Look::None,
-        };
-        again = changed;
-        swept = now.generation;
-        tokio::task::spawn_blocking(move || sweep(&now, look, &flows)).await?;
-        sleep(PAUSE).await;
-    }
-}
-
-/// Whether every open connection is judged.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Look {
-    /// Only what the kernel has broken is ended.
-    None,
-    /// Just after a change.
-    First,
-    /// A while later: a cgroup that the snapshot does not have by now is outside the cgroup
-    /// root, not new.
-    Second,
-}
-
-/// One pass: what the image denies, and what the kernel has broken.
-fn sweep(now: &InForce, look: Look, broken: &HashSet<BrokenFlow>) {
-    let judge_all = look != Look::None;
-    let mut ended = 0;
-    let places = CgroupEndpoints::new(now);
-    if (judge_all && places.restrict(&now.image)) || !broken.is_empty() {
-        match SocketTable::here() {
-            Ok(table) => {
-                ended += end(table, |sockets| {
-                    let mut found = matching(sockets, broken);
-                    if judge_all {
-                        found.extend(condemned_cgroup_sockets(now, &places, look, sockets));
-                    }
-                    found
-                });
-            }
-            Err(error) => warn!(
-                error = chain(&error),
-                "cannot look for connections that policy denies"
-            ),
-        }
-    }
-    let interfaces: Vec<_> = now
-        .endpoints
-        .iter()
-        .filter(|e| e.kind == PlaceKind::Interface)
-        .filter(|e| {
-            judge_all && is_restricted(&now.image, e) || broken.iter().any(|b| b.endpoint == e.id)
-        })
-        .collect();
-    if !interfaces.is_empty() {
-        ended += sweep_interfaces(now, judge_all, &interfaces, broken);
-    }
-    if ended > 0 {
-        info!(connections = ended, "ended connections that policy denies");
-    }
-}
-
-fn sweep_interfaces(
-    now: &InForce,
-    judge_all: bool,
-    endpoints: &[&EndpointStatus],
-    broken: &HashSet<BrokenFlow>,
-) -> usize {
-    let mut finder = match NamespaceFinder::here() {
-        Ok(finder) => finder,
-        Err(error) => {
-            warn!(
-                error = chain(&error),
-                "cannot look into the namespaces of workloads"
-            );
-            return 0;
-        }
-    };
-    let own = std::fs::metadata("/proc/self/ns/net").map(|m| (m.dev(), m.ino()));
-    let mut ended = 0;
-    for endpoint in endpoints {
-        let ifindex = u32::try_from(endpoint.place_number).unwrap_or(0);
-        let namespace = match finder.of_peer(ifindex) {
-            Ok(Some(namespace)) => std::fs::File::from(namespace),
-            Ok(None) => continue,
-            Err(error) => {
-                debug!(
-                    interface = endpoint.place,
-                    error = chain(&error),
-                    "cannot find the workload's namespace"
-                );
-                continue;
-            }
-        };
-        // An interface whose other end is here shows nothing of whose sockets these are.
-        let is_own = namespace
-            .metadata()
-            .ok()
-            .zip(own.as_ref().ok())
-            .is_none_or(|(m, own)| (m.dev(), m.ino()) == *own);
-        if is_own {
-            continue;
-        }
-        match SocketTable::of_namespace(&namespace) {
-            Ok(table) => {
-                ended += end(table, |sockets| {
-                    let mut found = matching(sockets, broken);
-                    if judge_all {
-                        found.extend(condemned_interface_sockets(now, endpoint, sockets));
-                    }
-                    found
-                });
-            }
-            Err(error) => {
-                debug!(
-                    interface = endpoint.place,
-                    error = chain(&error),
-                    "cannot list the workload's sockets"
-                );
-            }
-        }
-    }
-    ended
-}
-
-/// Lists, chooses, destroys. Returns how many died.
-fn end(mut table: SocketTable, choose: impl FnOnce(&[Socket]) -> Vec<Socket>) -> usize {
-    let sockets = match table.list(Protocol::Tcp) {
-        Ok(sockets) => sockets,
-        Err(error) => {
-            warn!(
-                error = chain(&error),
-                "cannot look for connections that policy denies"
-            );
-            return 0;
-        }
-    };
-    let mut ended = 0;
-    for socket in choose(&sockets) {
-        match table.destroy(&socket) {
-            Ok(Destroyed::Now) => {
-                info!(local = %socket.local, remote = %socket.remote, "ended a connection that policy denies");
-                ended += 1;
-            }
-            Ok(Destroyed::Before) => {}
-            Err(error) => {
-                warn!(
-                    error = chain(&error),
-                    "cannot end a connection that policy denies; its packets are dropped"
-                );
-            }
-        }
-    }
-    ended
-}
-
-/// The sockets of flows that the kernel broke.
-fn matching(sockets: &[Socket], broken: &HashSet<BrokenFlow>) -> Vec<Socket> {
-    if broken.is_empty() {
-        return Vec::new();
-    }
-    let ends: HashSet<_> = broken.iter().map(|b| (b.local, b.remote)).collect();
-    sockets
-        .iter()
-        .filter(|s| is_open(s) && ends.contains(&(s.local, s.remote)))
-        .cloned()
-        .collect()
-}
-
 /// What is only being opened gets no answer, as every new connection that is denied.
-fn is_open(socket: &Socket) -> bool {
+pub(super) fn is_open(socket: &Socket) -> bool {
     socket.is_connected() && socket.state == State::Established
 }
 
-fn is_restricted(image: &Image, endpoint: &EndpointStatus) -> bool {
+/// Whether policy denies anything at an endpoint.
+pub(super) fn is_restricted(image: &Image, endpoint: &EndpointStatus) -> bool {
     !endpoint.audit
         && image
             .sets
@@ -282,13 +33,13 @@ fn is_restricted(image: &Image, endpoint: &EndpointStatus) -> bool {
 }
 
 /// Which endpoint a cgroup belongs to: its own, or the nearest one above it.
-struct CgroupEndpoints<'a> {
+pub(super) struct CgroupEndpoints<'a> {
     by_path: BTreeMap<&'a str, &'a EndpointStatus>,
     paths: HashMap<u64, &'a str>,
 }
 
 impl<'a> CgroupEndpoints<'a> {
-    fn new(now: &'a InForce) -> Self {
+    pub fn new(now: &'a InForce) -> Self {
         let snapshot: &Snapshot = &now.snapshot;
         Self {
             by_path: now
@@ -305,7 +56,8 @@ impl<'a> CgroupEndpoints<'a> {
         }
     }
 
-    fn restrict(&self, image: &Image) -> bool {
+    /// Whether policy restricts any of them.
+    pub fn restrict(&self, image: &Image) -> bool {
         self.by_path.values().any(|e| is_restricted(image, e))
     }
 
@@ -335,7 +87,8 @@ enum Owner<'a> {
     Unknown,
 }
 
-fn condemned_cgroup_sockets(
+/// The open connections of cgroup endpoints that the image denies.
+pub(super) fn condemned_cgroup_sockets(
     now: &InForce,
     places: &CgroupEndpoints<'_>,
     look: Look,
@@ -382,7 +135,8 @@ fn condemned_cgroup_sockets(
         .collect()
 }
 
-fn condemned_interface_sockets(
+/// The open connections of an interface endpoint that the image denies.
+pub(super) fn condemned_interface_sockets(
     now: &InForce,
     endpoint: &EndpointStatus,
     sockets: &[Socket],
@@ -463,6 +217,8 @@ impl Connection {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use enforcer_common::identity;
 
     use super::*;
@@ -566,21 +322,5 @@ spec:
             assert_eq!(is_restricted(&now.image, &now.endpoints[0]), restricted);
             assert_eq!(CgroupEndpoints::new(&now).restrict(&now.image), restricted);
         }
-    }
-
-    #[test]
-    fn broken_flows_are_tcp_and_ipv4_is_ipv4() {
-        let mut event = crate::observe::fixtures::event();
-        event.protocol = enforcer_common::Protocol::TCP;
-        event.flags = event_flag::BROKEN;
-        event.local = enforcer_common::flow_key::mapped([10, 0, 0, 1]);
-        event.local_port = 80;
-        let flow = BrokenFlow::from_event(&event).unwrap();
-        assert_eq!(flow.local, "10.0.0.1:80".parse().unwrap());
-        event.flags = 0;
-        assert_eq!(BrokenFlow::from_event(&event), None);
-        event.flags = event_flag::BROKEN;
-        event.protocol = enforcer_common::Protocol::UDP;
-        assert_eq!(BrokenFlow::from_event(&event), None);
     }
 }
