@@ -39,12 +39,7 @@ use crate::{
     },
     sd_notify::ServiceManager,
     settings::{FlowLog, Settings},
-    sink::{
-        SinkQueue,
-        file::{FileSink, Rotation},
-        queue::DEFAULT_QUEUE,
-        stdout::StreamSink,
-    },
+    sink::{SinkQueue, file::FileSink, queue::DEFAULT_QUEUE, stdout::StreamSink},
     state::StateDir,
     supervisor::Supervisor,
     watch::{Patience, TreeWatch},
@@ -339,8 +334,8 @@ fn sinks(flow_log: &FlowLog) -> anyhow::Result<Vec<SinkQueue>> {
             StreamSink::stdout(),
             DEFAULT_QUEUE,
         )?],
-        FlowLog::File(path) => {
-            let sink = FileSink::open(path, Rotation::default())?;
+        FlowLog::File { path, rotation } => {
+            let sink = FileSink::open(path, rotation.clone())?;
             vec![SinkQueue::start("file", sink, DEFAULT_QUEUE)?]
         }
     })

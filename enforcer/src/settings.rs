@@ -2,7 +2,9 @@
 
 use std::{net::SocketAddr, path::PathBuf};
 
-use crate::{api::access::Access, datapath::DatapathSettings, policy::model::Mode};
+use crate::{
+    api::access::Access, datapath::DatapathSettings, policy::model::Mode, sink::file::Rotation,
+};
 
 /// Settings of a daemon. Two daemons can live on one machine when they differ in state, pins,
 /// socket and cgroup root, and are in network namespaces of their own.
@@ -58,5 +60,10 @@ pub enum FlowLog {
     /// Standard output.
     Stdout,
     /// A file, rotated.
-    File(PathBuf),
+    File {
+        /// The current one.
+        path: PathBuf,
+        /// When it becomes an old one, and how many of those are kept.
+        rotation: Rotation,
+    },
 }

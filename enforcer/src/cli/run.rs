@@ -1,6 +1,6 @@
 //! `enforcer run`.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
 
 use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
@@ -13,9 +13,10 @@ use crate::{
     api::{DEFAULT_SOCKET, access::Access},
     daemon,
     datapath::{Capacities, DatapathSettings, XdpMode},
-    inventory,
+    inventory, metrics,
     policy::model::Mode,
     settings::{FlowLog, Settings, SocketSettings, UplinkChoice},
+    sink::file::Rotation,
 };
 
 /// Arguments of `run`.
@@ -52,7 +53,7 @@ pub struct RunArgs {
     #[arg(long, value_enum, value_name = "ACCESS", default_value = "read")]
     pub socket_access: Access,
     /// Where Prometheus metrics are served, or `off`.
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9464")]
+    #[arg(long, value_name = "ADDRESS", default_value_t = AddressOrOff(Some(metrics::serve::DEFAULT_ADDRESS)))]
     pub metrics: AddressOrOff,
     /// Name of this node in records and metrics. Without it: the host name.
     #[arg(long, value_name = "NAME")]
@@ -60,6 +61,12 @@ pub struct RunArgs {
     /// Where flow records go as JSON lines: `stdout`, a file (rotated), or `off`.
     #[arg(long, value_name = "FILE", default_value = "off")]
     pub flow_log: String,
+    /// Bytes after which the file of --flow-log is rotated; K, M and G stand for powers of 1024.
+    #[arg(long, value_name = "SIZE", default_value = "64M", value_parser = size)]
+    pub flow_log_size: u64,
+    /// Rotated files that are kept besides the current one; 0: none.
+    #[arg(long, value_name = "N", default_value_t = Rotation::default().kept)]
+    pub flow_log_keep: u32,
     /// When XDP is attached to uplinks to drop blocked sources.
     #[arg(long, value_enum, value_name = "WHEN", default_value = "on-demand")]
     pub xdp: XdpArg,
@@ -178,9 +185,34 @@ impl std::str::FromStr for AddressOrOff {
             return Ok(Self(None));
         }
         text.parse().map(|a| Self(Some(a))).map_err(|_| {
-            format!("`{text}` is no address: write for example 127.0.0.1:9464, or off")
+            let example = metrics::serve::DEFAULT_ADDRESS;
+            format!("`{text}` is no address: write for example {example}, or off")
         })
     }
+}
+
+impl fmt::Display for AddressOrOff {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Some(address) => address.fmt(f),
+            None => f.write_str("off"),
+        }
+    }
+}
+
+/// A number of bytes, with K, M or G for powers of 1024.
+fn size(text: &str) -> Result<u64, String> {
+    let (digits, shift) = match text.as_bytes().last() {
+        Some(b'K' | b'k') => (&text[..text.len() - 1], 10),
+        Some(b'M' | b'm') => (&text[..text.len() - 1], 20),
+        Some(b'G' | b'g') => (&text[..text.len() - 1], 30),
+        _ => (text, 0),
+    };
+    let number: Option<u64> = digits.parse().ok();
+    number
+        .and_then(|number| number.checked_mul(1 << shift))
+        .filter(|bytes| *bytes > 0)
+        .ok_or_else(|| format!("`{text}` is no size: write for example 64M"))
 }
 
 /// Runs the daemon until it is asked to stop.
@@ -257,7 +289,13 @@ impl RunArgs {
             flow_log: match self.flow_log.as_str() {
                 "off" => FlowLog::Off,
                 "stdout" => FlowLog::Stdout,
-                path => FlowLog::File(path.into()),
+                path => FlowLog::File {
+                    path: path.into(),
+                    rotation: Rotation {
+                        size: self.flow_log_size,
+                        kept: self.flow_log_keep,
+                    },
+                },
             },
             report_allowed: self.report_allowed,
             report_limit: self.report_limit,
@@ -293,5 +331,53 @@ fn group_number(group: &str) -> anyhow::Result<u32> {
     match found {
         Some(found) => Ok(found.gid.as_raw()),
         None => bail!("there is no group {group}: name another one with --socket-group"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        run: RunArgs,
+    }
+
+    fn parse(flags: &[&str]) -> Result<RunArgs, clap::Error> {
+        Line::try_parse_from([&["run"], flags].concat()).map(|line| line.run)
+    }
+
+    #[test]
+    fn metrics_are_on_loopback_at_the_documented_port_unless_told_otherwise() {
+        let address = parse(&[]).unwrap().metrics.0.unwrap();
+        assert!(address.ip().is_loopback());
+        let documented = include_str!("../../../docs/operations.md");
+        assert!(documented.contains(&format!("| `{address}/metrics` |")));
+        assert_eq!(parse(&["--metrics", "off"]).unwrap().metrics.0, None);
+        assert!(parse(&["--metrics", "nine"]).is_err());
+    }
+
+    #[test]
+    fn the_flow_log_is_rotated_as_documented_unless_told_otherwise() {
+        let rotation = |flags: &[&str]| {
+            let flags = [&["--flow-log", "/x", "--cgroup-root", "none"], flags].concat();
+            let settings = parse(&flags)?.settings().expect("good");
+            let FlowLog::File { rotation, .. } = settings.flow_log else {
+                panic!("no file");
+            };
+            Ok::<_, clap::Error>((rotation.size, rotation.kept))
+        };
+        assert_eq!(rotation(&[]).unwrap(), (64 << 20, 5));
+        let default = Rotation::default();
+        assert_eq!((default.size, default.kept), (64 << 20, 5));
+        let other = ["--flow-log-size", "2g", "--flow-log-keep", "0"];
+        assert_eq!(rotation(&other).unwrap(), (2 << 30, 0));
+        assert_eq!(rotation(&["--flow-log-size", "4096"]).unwrap().0, 4096);
+        for wrong in ["", "M", "0", "-1", "1T", "64MB", "99999999999999G"] {
+            assert!(rotation(&["--flow-log-size", wrong]).is_err(), "{wrong}");
+        }
     }
 }

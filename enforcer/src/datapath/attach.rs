@@ -355,13 +355,16 @@ pub(super) fn remove_hook(
         && let Some((name, _)) = rest.rsplit_once('-')
         && pins.link(hook).exists()
     {
-        let side = if matches!(name, "workload_egress" | "uplink_ingress") {
-            TcAttachType::Ingress
-        } else {
-            TcAttachType::Egress
+        let sides: &[_] = match name {
+            "workload_egress" | "uplink_ingress" => &[TcAttachType::Ingress],
+            "workload_ingress" | "uplink_egress" => &[TcAttachType::Egress],
+            // Of another version.
+            _ => &[TcAttachType::Ingress, TcAttachType::Egress],
         };
-        if let Err(error) = tc::qdisc_detach_program(interface, side, name) {
-            tracing::debug!(%error, interface, name, "the filter was not there");
+        for side in sides {
+            if let Err(error) = tc::qdisc_detach_program(interface, *side, name) {
+                tracing::debug!(%error, interface, name, "the filter was not there");
+            }
         }
     }
     let path = pins.link(hook);
@@ -379,6 +382,11 @@ pub(super) fn ifindex_of(hook: &str) -> Option<u32> {
     (CLASSIFIERS.contains(&name) || name == BLOCKER)
         .then(|| number.parse().ok())
         .flatten()
+}
+
+/// Whether a program is for hooks of a cgroup.
+pub(super) fn is_cgroup(program: &str) -> bool {
+    CGROUP_HOOKS.contains(&program)
 }
 
 /// TCX came with Linux 6.6.

@@ -5,9 +5,11 @@ mod attach;
 pub mod clock;
 mod contents;
 pub mod desired;
+pub mod detach;
 mod error;
 mod events;
 mod features;
+mod hooks;
 mod object;
 mod pin;
 mod quiet;
@@ -21,7 +23,7 @@ mod tests;
 mod transient;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     path::Path,
     time::{Duration, Instant},
 };
@@ -37,16 +39,8 @@ use enforcer_common::{
 };
 
 use self::{
-    apply::Plan,
-    attach::{Programs, UPLINK, WORKLOAD},
-    contents::Contents,
-    desired::{Desired, EndpointPlace},
-    object::Tables,
-    pin::Pins,
-    quiet::Quiet,
-    read::Drained,
-    stage::Stage,
-    transient::Transients,
+    apply::Plan, attach::Programs, contents::Contents, desired::Desired, hooks::AttachKey,
+    object::Tables, pin::Pins, quiet::Quiet, read::Drained, stage::Stage, transient::Transients,
 };
 pub use self::{
     attach::Attachment,
@@ -78,15 +72,6 @@ pub struct Datapath {
     attached: BTreeMap<AttachKey, Vec<Attachment>>,
     flows: FlowTableStats,
     features: Vec<Feature>,
-}
-
-/// What a set of attachments belongs to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum AttachKey {
-    Cgroups,
-    Workload(u32),
-    Uplink(u32),
-    Blocker(u32),
 }
 
 /// What was found at the start.
@@ -337,95 +322,6 @@ impl Datapath {
         })
     }
 
-    /// Attaches whatever is not attached yet. At the first call that moves every pinned hook
-    /// to this daemon's programs.
-    fn attach(&mut self, desired: &Desired, new: &Contents) -> Result<(), DatapathError> {
-        if !self.attached.contains_key(&AttachKey::Cgroups) {
-            let root = self.settings.cgroup_root.as_deref();
-            let attached = self.programs.attach_cgroups(&self.pins, root)?;
-            self.attached.insert(AttachKey::Cgroups, attached);
-        }
-        for endpoint in &desired.endpoints {
-            let EndpointPlace::Interface { ifindex, name } = &endpoint.place else {
-                continue;
-            };
-            let key = AttachKey::Workload(*ifindex);
-            if !self.attached.contains_key(&key) {
-                let attached = self
-                    .programs
-                    .attach_interface(&self.pins, &WORKLOAD, *ifindex, name)?;
-                self.attached.insert(key, attached);
-            }
-        }
-        let blocks = !new.blocked4.is_empty() || !new.blocked6.is_empty();
-        for uplink in &desired.uplinks {
-            let entry = new.interfaces.get(&uplink.ifindex);
-            let restricted = entry.is_some_and(|entry| entry.sets != [ALLOW_ALL; 2]);
-            let xdp = match self.settings.xdp {
-                XdpMode::Off => false,
-                XdpMode::OnDemand => blocks,
-                XdpMode::Always => true,
-            };
-            let key = AttachKey::Uplink(uplink.ifindex);
-            if (restricted || blocks && !xdp) && !self.attached.contains_key(&key) {
-                let attached = self.programs.attach_interface(
-                    &self.pins,
-                    &UPLINK,
-                    uplink.ifindex,
-                    &uplink.name,
-                )?;
-                self.attached.insert(key, attached);
-            }
-            let key = AttachKey::Blocker(uplink.ifindex);
-            if xdp && !self.attached.contains_key(&key) {
-                let attached =
-                    self.programs
-                        .attach_blocker(&self.pins, uplink.ifindex, &uplink.name)?;
-                self.attached.insert(key, vec![attached]);
-            }
-        }
-        Ok(())
-    }
-
-    /// Detaches from interfaces that are no endpoints any more, and what a former daemon left
-    /// on others.
-    fn detach_leaving(&mut self, desired: &Desired) -> Result<(), DatapathError> {
-        let mut keep: BTreeSet<u32> = desired.uplinks.iter().map(|u| u.ifindex).collect();
-        for endpoint in &desired.endpoints {
-            if let EndpointPlace::Interface { ifindex, .. } = &endpoint.place {
-                keep.insert(*ifindex);
-            }
-        }
-        for hook in self.pins.links()? {
-            let Some(ifindex) = attach::ifindex_of(&hook) else {
-                continue;
-            };
-            if !keep.contains(&ifindex) {
-                attach::remove_hook(&self.pins, &hook, interface_name(ifindex).as_deref())?;
-            }
-        }
-        let blocks = self.config.blocked != [0; 2];
-        for uplink in &desired.uplinks {
-            let key = AttachKey::Blocker(uplink.ifindex);
-            if self.settings.xdp == XdpMode::OnDemand && !blocks {
-                self.attached.remove(&key);
-                attach::detach_interface(
-                    &self.pins,
-                    &["uplink_block"],
-                    uplink.ifindex,
-                    Some(&uplink.name),
-                )?;
-            }
-        }
-        self.attached.retain(|key, _| match key {
-            AttachKey::Cgroups => true,
-            AttachKey::Workload(ifindex)
-            | AttachKey::Uplink(ifindex)
-            | AttachKey::Blocker(ifindex) => keep.contains(ifindex),
-        });
-        Ok(())
-    }
-
     /// The generation in force; 0 before the first.
     pub fn generation(&self) -> u32 {
         self.config.generation
@@ -529,34 +425,4 @@ impl Datapath {
     pub fn object(&mut self) -> &mut aya::Ebpf {
         self.programs.object()
     }
-
-    /// Removes everything from the kernel: hooks first, then maps. Refused while a daemon
-    /// holds the pins.
-    pub fn detach(pin_dir: &Path) -> Result<Detached, DatapathError> {
-        let mut detached = Detached::default();
-        if !pin_dir.exists() {
-            return Ok(detached);
-        }
-        let pins = Pins::open(pin_dir)?;
-        for hook in pins.links()? {
-            let interface = attach::ifindex_of(&hook).and_then(interface_name);
-            attach::remove_hook(&pins, &hook, interface.as_deref())?;
-            detached.hooks += 1;
-        }
-        pins.remove()?;
-        Ok(detached)
-    }
-}
-
-/// What was removed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Detached {
-    /// Hooks.
-    pub hooks: usize,
-}
-
-fn interface_name(ifindex: u32) -> Option<String> {
-    nix::net::if_::if_indextoname(ifindex)
-        .ok()
-        .and_then(|name| name.into_string().ok())
 }

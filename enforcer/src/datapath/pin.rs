@@ -21,7 +21,8 @@ use super::error::DatapathError;
 #[derive(Debug)]
 pub(super) struct Pins {
     root: PathBuf,
-    _lock: Flock<File>,
+    /// `None`: somebody else has it, and does not answer.
+    _lock: Option<Flock<File>>,
 }
 
 impl Pins {
@@ -50,8 +51,20 @@ impl Pins {
             })?;
         Ok(Self {
             root: root.into(),
-            _lock: lock,
+            _lock: Some(lock),
         })
+    }
+
+    /// As [`Pins::open`], but without the lock if somebody holds it. Only for removing
+    /// everything.
+    pub fn open_regardless(root: &Path) -> Result<Self, DatapathError> {
+        match Self::open(root) {
+            Err(DatapathError::InUse { path }) => Ok(Self {
+                root: path,
+                _lock: None,
+            }),
+            opened => opened,
+        }
     }
 
     /// The directory of a layout's maps, created if need be, and whether it was there.

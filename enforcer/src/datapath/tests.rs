@@ -25,7 +25,7 @@ use enforcer_common::{
 use nix::sched::{CloneFlags, unshare};
 
 use super::{
-    desired::{DesiredEndpoint, NodeConfig},
+    desired::{DesiredEndpoint, EndpointPlace, NodeConfig},
     *,
 };
 use crate::compile::{
