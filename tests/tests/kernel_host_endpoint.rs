@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use tests::lab::{Expect, FlowProtocol, Scene};
+use tests::lab::{Daemon, Expect, FlowProtocol, Scene};
 
 /// The host takes nothing but TCP 9000.
 const CLOSED_HOST: &str = "\
@@ -138,5 +138,37 @@ spec:
     scene.tree.remove("node.yaml")?;
     back.apply()?;
     scene.expect_tcp(&shop.intruder, &shop.api, 9000, Expect::Open)?;
+    Ok(())
+}
+
+#[test]
+fn a_failsafe_port_opens_the_host_to_blocked_sources_and_nothing_behind_it() -> Result<()> {
+    let scene = Scene::new(CLOSED_HOST)?;
+    let shop = &scene.shop;
+    let host = shop.back.party()?;
+    let _host = host.place.serve(&[22], &[])?;
+    let _api = shop.api.place.serve(&[22], &[])?;
+    scene.expect_tcp(&shop.intruder, &shop.api, 22, Expect::Open)?;
+    scene.tree.write(
+        "node.yaml",
+        "\
+apiVersion: enforcer.dev/v1alpha1
+kind: Node
+metadata: {name: back}
+spec:
+  blockedSources: [10.77.9.0/24, 'fd77:9::/64']
+",
+    )?;
+    for xdp in ["on-demand", "off"] {
+        let mut options = shop.back.daemon_options(scene.tree.path())?;
+        options.extra = vec!["--xdp".to_owned(), xdp.to_owned()];
+        let mut back = Daemon::start(&scene.lab, options)?;
+        scene.expect_tcp(&shop.intruder, &host, 22, Expect::Open)?;
+        scene.expect_tcp(&shop.intruder, &shop.api, 22, Expect::Denied)?;
+        scene.expect_tcp(&shop.web, &shop.api, 22, Expect::Open)?;
+        back.stop()?;
+        back.detach()?;
+        scene.expect_tcp(&shop.intruder, &shop.api, 22, Expect::Open)?;
+    }
     Ok(())
 }

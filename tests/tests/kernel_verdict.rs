@@ -316,7 +316,8 @@ impl Case<'_> {
             .max_by_key(|net| net.prefix_len())?;
         let (rule, audit) = self.image.blocked[net];
         let way = failsafe(shot.local.1, shot.protocol, Ingress);
-        if audit || shot.protocol == Protocol::TCP && FAILSAFE.contains(&way) {
+        let own_address = self.image.host_addresses.contains_key(&shot.local.0);
+        if audit || own_address && shot.protocol == Protocol::TCP && FAILSAFE.contains(&way) {
             // Only reported, or not blocked: judged like any other. What is reported for an
             // audited block is not compared.
             return None;

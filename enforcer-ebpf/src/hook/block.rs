@@ -6,6 +6,7 @@ use aya_ebpf::{
 };
 use enforcer_common::{
     Action, Decision, Direction, Protocol, Reason,
+    address_entry::address_flag,
     clock::seconds,
     event::Hook,
     flow_key::{FlowKey, space},
@@ -18,12 +19,13 @@ use crate::{
         ethernet::{Payload, payload},
         frame::{Frame, Skb, Xdp},
     },
+    peer,
     pipeline::Place,
     report::{Facts, Report},
     table::config::{config, is_failsafe, now},
 };
 
-/// Drops what comes from a blocked prefix, unless it is for a failsafe port.
+/// Drops what comes from a blocked prefix, unless it is for a failsafe port of the host itself.
 #[inline(always)]
 pub fn uplink(ctx: &XdpContext) -> u32 {
     let Some(config) = config() else {
@@ -105,8 +107,13 @@ fn is_welcome<F: Source>(frame: &impl Frame, offset: u32, ifindex: u32, hook: Ho
     let protocol = frame.load::<u8>(offset + protocol).unwrap_or(0);
     let mut ports = [0, 0];
     if Protocol::has_ports(protocol) {
-        // A header with options has its ports elsewhere: then no port is a failsafe one.
-        let plain = F::VERSION == 6 || frame.load::<u8>(offset) == Ok(0x45);
+        // A header with options has its ports elsewhere, and a later fragment has none: then no
+        // port is a failsafe one.
+        let plain = F::VERSION == 6
+            || matches!(
+                (frame.load::<u8>(offset), frame.load::<[u8; 2]>(offset + 6)),
+                (Ok(0x45), Ok(fragment)) if u16::from_be_bytes(fragment) & 0x1fff == 0
+            );
         if plain && let Ok(bytes) = frame.load::<[u8; 4]>(offset + length) {
             ports = [
                 u16::from_be_bytes([bytes[0], bytes[1]]),
@@ -114,7 +121,11 @@ fn is_welcome<F: Source>(frame: &impl Frame, offset: u32, ifindex: u32, hook: Ho
             ];
         }
     }
-    if protocol == Protocol::TCP && is_failsafe(Protocol::TCP, ports[1], Direction::Ingress) {
+    // A way in for the operator, not into what is behind the host.
+    if protocol == Protocol::TCP
+        && is_failsafe(Protocol::TCP, ports[1], Direction::Ingress)
+        && is_own::<F>(&destination) == 1
+    {
         return true;
     }
     let decision =
@@ -157,4 +168,12 @@ fn is_welcome<F: Source>(frame: &impl Frame, offset: u32, ifindex: u32, hook: Ho
     };
     F::report(&place, &flow, &facts, false);
     decision.passes()
+}
+
+/// Whether an address is one of this host's own: 1 or 0. What is translated to another address
+/// on the way (a published port of a container) is addressed to the host as long as it is here.
+#[inline(never)]
+fn is_own<F: Source>(address: &F::Addr) -> u32 {
+    let Some(config) = config() else { return 0 };
+    u32::from(peer::by_address::<F>(config, address).flags & address_flag::LOCAL != 0)
 }
