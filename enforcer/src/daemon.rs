@@ -18,8 +18,7 @@ use crate::{
         server::ControlSocket,
     },
     cause::chain,
-    compile::Limits,
-    datapath::{Adopted, Capacities, Datapath, DatapathError, EventReader},
+    datapath::{Adopted, Datapath, DatapathError, EventReader},
     inventory::{Inventory, InventorySettings},
     kernel_handle::KernelHandle,
     lock_holder,
@@ -116,7 +115,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let (broken, broken_receiver) = mpsc::channel(BROKEN_FLOWS);
     let reconciler = Reconciler::new(
         settings.clone(),
-        limits(&settings.datapath.capacities),
+        settings.datapath.capacities.limits(),
         state,
         numbers,
         kernel.clone(),
@@ -339,15 +338,4 @@ fn sinks(flow_log: &FlowLog) -> anyhow::Result<Vec<SinkQueue>> {
             vec![SinkQueue::start("file", sink, DEFAULT_QUEUE)?]
         }
     })
-}
-
-/// What the compiler may fill.
-fn limits(capacities: &Capacities) -> Limits {
-    Limits {
-        policies: capacities.policies as usize,
-        ports: capacities.ports as usize,
-        addresses: capacities.addresses as usize,
-        prefixes: capacities.prefixes as usize,
-        rules: capacities.rules as usize,
-    }
 }

@@ -7,8 +7,12 @@ use std::{
 
 use clap::Args;
 
-use super::{Exit, OutputFormat};
-use crate::policy::{self, PolicyErrors, model::ResolvedPolicy};
+use super::{Exit, OutputFormat, run::CapacityArgs};
+use crate::{
+    compile::{Inputs, Numbers, Subjects, compile},
+    policy::{self, Code, PolicyErrors, model::ResolvedPolicy},
+    reconcile::mode,
+};
 
 /// Arguments of `check`.
 #[derive(Debug, Args)]
@@ -20,14 +24,23 @@ pub struct CheckArgs {
     /// in force (for `wait --digest`).
     #[arg(long)]
     digest: bool,
+    #[command(flatten)]
+    capacities: CapacityArgs,
 }
 
-/// Says everything that `run` would refuse in these trees and files. Needs no privileges.
+/// Says everything that `run` would refuse in these trees and files, as far as files alone tell.
+/// Needs no privileges.
 pub fn run(args: &CheckArgs, format: OutputFormat) -> anyhow::Result<Exit> {
     if args.digest {
-        return digest(&args.paths);
+        return digest(args);
     }
-    let checked = policy::load_paths(&args.paths);
+    let shown: Vec<_> = args
+        .paths
+        .iter()
+        .map(|path| path.to_string_lossy())
+        .collect();
+    let checked = policy::load_paths(&args.paths)
+        .and_then(|policy| fitting(policy, &args.capacities, &shown.join(", ")));
     match format {
         OutputFormat::Json => write_json(&checked, &mut io::stdout().lock())?,
         OutputFormat::Human => {
@@ -45,13 +58,40 @@ pub fn run(args: &CheckArgs, format: OutputFormat) -> anyhow::Result<Exit> {
     })
 }
 
+/// Compiles the policy, as a daemon does that starts afresh on a host of which nothing is known,
+/// and gives it back if it fits.
+fn fitting(
+    policy: ResolvedPolicy,
+    capacities: &CapacityArgs,
+    shown: &str,
+) -> Result<ResolvedPolicy, PolicyErrors> {
+    let inputs = Inputs {
+        mode: mode::effective(None, &policy.node, None).effective,
+        policy: &policy,
+        host_addresses: &[],
+        subjects: Subjects::Placed,
+        limits: &capacities.capacities().limits(),
+        in_force: None,
+    };
+    match compile(&inputs, &mut Numbers::default()) {
+        Ok(_) => Ok(policy),
+        Err(error) => Err(PolicyErrors::about_tree(
+            Code::DoesNotFit,
+            shown,
+            &error.to_string(),
+            "`check` takes the same --max-… flags as `run`",
+        )),
+    }
+}
+
 /// The daemon calls files by their path below the root, and the digest covers their names.
-fn digest(paths: &[PathBuf]) -> anyhow::Result<Exit> {
-    let [path] = paths else {
+fn digest(args: &CheckArgs) -> anyhow::Result<Exit> {
+    let [path] = args.paths.as_slice() else {
         eprintln!("enforcer: --digest is about one tree");
         return Ok(Exit::Usage);
     };
-    match policy::load(path) {
+    let shown = path.to_string_lossy();
+    match policy::load(path).and_then(|policy| fitting(policy, &args.capacities, &shown)) {
         Ok(policy) => {
             writeln!(io::stdout().lock(), "{}", policy.digest)?;
             Ok(Exit::Done)
@@ -111,6 +151,7 @@ mod tests {
         let args = CheckArgs {
             paths: vec![root.path().to_owned()],
             digest: false,
+            capacities: CapacityArgs::default(),
         };
         (run(&args, OutputFormat::Json).expect("output"), root)
     }
@@ -136,6 +177,55 @@ mod tests {
         write_json(&checked, &mut json).expect("memory");
         let json: serde_json::Value = serde_json::from_slice(&json).expect("JSON");
         insta::assert_json_snapshot!(json);
+    }
+
+    #[test]
+    fn what_does_not_fit_the_maps_is_refused_as_run_refuses_it() {
+        let root = tempfile::tempdir().expect("a directory");
+        let blocked: Vec<String> = (0..=u16::MAX / 4)
+            .map(|n| format!("10.{}.{}.0/24", n >> 8, n & 0xff))
+            .collect();
+        let tree = |count: usize| {
+            let text = format!(
+                "apiVersion: enforcer.dev/v1alpha1\nkind: Node\nmetadata: {{name: a}}\n\
+                 spec: {{blockedSources: [{}]}}\n",
+                blocked[..count].join(", ")
+            );
+            std::fs::write(root.path().join("a.yaml"), text).expect("writable");
+        };
+        let checked = |capacities: CapacityArgs| {
+            let policy = policy::load(root.path()).expect("good as files go");
+            fitting(policy, &capacities, "here").map(drop)
+        };
+        let default = CapacityArgs::default();
+        let room = default.capacities().rules as usize;
+        tree(room);
+        let error = checked(default.clone()).expect_err("too large");
+        assert_eq!(error.errors()[0].code, Code::DoesNotFit);
+        let human = error.render(false);
+        assert!(human.contains("raise --max-rules"), "{human}");
+        let larger = CapacityArgs {
+            max_rules: Some(2 * default.capacities().rules),
+            ..default.clone()
+        };
+        checked(larger).expect("fits larger maps");
+        tree(room / 2);
+        checked(default.clone()).expect("fits");
+        for digest in [false, true] {
+            let exit = |max_prefixes| {
+                let args = CheckArgs {
+                    paths: vec![root.path().to_owned()],
+                    digest,
+                    capacities: CapacityArgs {
+                        max_prefixes,
+                        ..CapacityArgs::default()
+                    },
+                };
+                run(&args, OutputFormat::Human).expect("output")
+            };
+            assert_eq!(exit(None), Exit::Done);
+            assert_eq!(exit(Some(100)), Exit::Refuse);
+        }
     }
 
     #[test]

@@ -304,7 +304,8 @@ impl RunArgs {
 }
 
 impl CapacityArgs {
-    fn capacities(&self) -> Capacities {
+    /// The sizes as given, or the defaults.
+    pub fn capacities(&self) -> Capacities {
         let default = Capacities::default();
         Capacities {
             flows: self.max_flows.unwrap_or(default.flows),

@@ -23,7 +23,7 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// No limits, for compilations that never reach a kernel (`check`, `explain`, tests).
+    /// No limits, for compilations that never reach a kernel (`explain`, tests).
     pub const NONE: Self = Self {
         policies: usize::MAX,
         ports: usize::MAX,
@@ -39,8 +39,8 @@ pub enum CompileError {
     /// A map is too small.
     #[error(
         "the policy needs {needed} {what} (those that it replaces stay until the swap and are \
-         counted too), but there is room for {limit}: raise the capacity `{setting}`, or make \
-         the policy smaller"
+         counted too), but there is room for {limit}: raise --max-{setting}, or make the policy \
+         smaller"
     )]
     TooLarge {
         /// What there is too much of.
@@ -49,7 +49,7 @@ pub enum CompileError {
         needed: usize,
         /// Entries that there are.
         limit: usize,
-        /// The capacity to raise.
+        /// The capacity to raise: the flag without its `--max-`.
         setting: &'static str,
     },
     /// Numbers are never reused, and this space of them is used up.

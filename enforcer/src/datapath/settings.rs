@@ -6,6 +6,8 @@ use sha2::{Digest, Sha256};
 
 use enforcer_common::abi::{self, map};
 
+use crate::compile::Limits;
+
 /// Where and how large.
 #[derive(Clone, Debug)]
 pub struct DatapathSettings {
@@ -78,6 +80,17 @@ impl Default for Capacities {
 }
 
 impl Capacities {
+    /// What the compiler may fill.
+    pub fn limits(&self) -> Limits {
+        Limits {
+            policies: self.policies as usize,
+            ports: self.ports as usize,
+            addresses: self.addresses as usize,
+            prefixes: self.prefixes as usize,
+            rules: self.rules as usize,
+        }
+    }
+
     /// The size of each map that has one to choose.
     pub(super) fn by_map(&self) -> [(&'static str, u32); 17] {
         [

@@ -105,6 +105,8 @@ codes! {
     LockOut = "lock-out",
     /// More failsafe ports than the kernel programs have room for.
     TooManyFailsafe = "too-many-failsafe",
+    /// Compiled, it is more than the kernel maps have room for.
+    DoesNotFit = "does-not-fit",
 }
 
 impl fmt::Display for Code {
@@ -289,6 +291,16 @@ pub struct PolicyErrors {
 }
 
 impl PolicyErrors {
+    /// One error about a tree as a whole, which is called `shown`.
+    pub fn about_tree(code: Code, shown: &str, message: &str, help: &str) -> Self {
+        let file = SourceFile::new(shown, "");
+        let error = PolicyDiagnostic::new(code, &file, Position::START, message, help.to_owned());
+        Self {
+            errors: vec![error],
+            omitted: 0,
+        }
+    }
+
     /// The errors: at least one, and at most a thousand.
     pub fn errors(&self) -> &[PolicyDiagnostic] {
         &self.errors
