@@ -26,16 +26,10 @@ impl Observer for Narrator {
     }
 
     fn applied(&self, in_force: &InForce) {
-        let commit = in_force
-            .policy
-            .workloads
-            .iter()
-            .map(|w| &w.origin)
-            .chain(in_force.policy.policies.iter().map(|p| &p.origin))
-            .find_map(|origin| origin.commit.clone());
+        let commit = in_force.policy.commit.as_deref();
         let labels = PolicyLabels {
             digest: in_force.policy.digest.clone(),
-            commit: commit.map_or_else(String::new, |c| c.to_string()),
+            commit: commit.unwrap_or_default().to_owned(),
             mode: mode_name(in_force.mode.effective),
         };
         self.metrics

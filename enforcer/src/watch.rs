@@ -3,14 +3,15 @@
 //!
 //! Every directory of the tree is watched, and for every link on the way to it or in it the
 //! directory that holds the link. Which these are is found anew after every burst of events.
-//! A slow poll is the safety net for file systems that send no events and for full queues.
+//! A slow poll is the safety net for file systems that send no events and for full queues, and
+//! sees that another commit was checked out that leaves the files as they are.
+
+mod survey;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashSet},
-    ffi::{OsStr, OsString},
-    fs, io,
-    os::unix::fs::MetadataExt,
-    path::{Component, Path, PathBuf},
+    collections::BTreeMap,
+    io,
+    path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
@@ -19,12 +20,13 @@ use notify::{
     Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher,
     event::{AccessKind, AccessMode},
 };
-use sha2::{Digest, Sha256};
 use tokio::{
     sync::{Notify, mpsc},
     time::{Instant, sleep_until},
 };
 use tracing::{debug, warn};
+
+use self::survey::{Fingerprint, Names, Survey, WatchedDirectory};
 
 /// How patient the watcher is.
 #[derive(Clone, Copy, Debug)]
@@ -66,29 +68,6 @@ pub struct WatchError {
     source: notify::Error,
 }
 
-/// A directory that matters.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct WatchedDirectory {
-    /// Device and inode: a directory that was replaced must be watched anew.
-    inode: (u64, u64),
-    /// Which entries matter.
-    names: Names,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Names {
-    All,
-    Only(BTreeSet<OsString>),
-}
-
-/// What the tree looks like from outside: changes with every change that the clock shows.
-type Fingerprint = [u8; 32];
-
-/// Links that are followed before it is taken for a circle (`MAXSYMLINKS` in
-/// include/linux/namei.h).
-const MOST_LINKS: usize = 40;
-/// As deep as policy trees are read.
-const DEEPEST: usize = 32;
 /// Surveys in a row: a tree that grows for longer is looked at again at its next event.
 const MOST_SURVEYS: usize = 8;
 
@@ -229,155 +208,9 @@ impl TreeWatch {
     }
 }
 
-/// A look at the tree as it is now.
-struct Survey {
-    directories: BTreeMap<PathBuf, WatchedDirectory>,
-    fingerprint: Fingerprint,
-}
-
-impl Survey {
-    fn of(root: &Path) -> Self {
-        let mut surveyor = Surveyor {
-            directories: BTreeMap::new(),
-            seen: HashSet::new(),
-            hash: Sha256::new(),
-        };
-        let real = surveyor.follow(root);
-        surveyor.note_file(&real);
-        if real.is_dir() {
-            surveyor.directory(&real, 0);
-        }
-        Self {
-            directories: surveyor.directories,
-            fingerprint: surveyor.hash.finalize().into(),
-        }
-    }
-}
-
-struct Surveyor {
-    directories: BTreeMap<PathBuf, WatchedDirectory>,
-    seen: HashSet<(u64, u64)>,
-    hash: Sha256,
-}
-
-impl Surveyor {
-    /// Resolves a path step by step, and notes every directory entry on the way: any of them
-    /// may be replaced. Returns the place that the path leads to, which may not exist.
-    fn follow(&mut self, path: &Path) -> PathBuf {
-        let mut links = 0;
-        let mut real = PathBuf::from("/");
-        let mut rest: Vec<OsString> = components(path);
-        rest.reverse();
-        while let Some(name) = rest.pop() {
-            if name == ".." {
-                real.pop();
-                continue;
-            }
-            self.note_entry(&real, &name);
-            let step = real.join(&name);
-            match fs::read_link(&step) {
-                Ok(target) if links < MOST_LINKS => {
-                    links += 1;
-                    if target.is_absolute() {
-                        real = PathBuf::from("/");
-                    }
-                    rest.extend(components(&target).into_iter().rev());
-                }
-                _ => real = step,
-            }
-        }
-        real
-    }
-
-    /// Everything below a directory (a real path).
-    fn directory(&mut self, path: &Path, depth: usize) {
-        let Ok(metadata) = fs::metadata(path) else {
-            return;
-        };
-        let inode = (metadata.dev(), metadata.ino());
-        if depth > DEEPEST || !self.seen.insert(inode) {
-            return;
-        }
-        self.directories.insert(
-            path.to_owned(),
-            WatchedDirectory {
-                inode,
-                names: Names::All,
-            },
-        );
-        let Ok(entries) = fs::read_dir(path) else {
-            return;
-        };
-        let mut entries: Vec<_> = entries.flatten().collect();
-        entries.sort_by_key(fs::DirEntry::file_name);
-        for entry in entries {
-            // Hidden entries are not policy; where one is a link's way, the link is followed.
-            if entry.file_name().as_encoded_bytes().starts_with(b".") {
-                continue;
-            }
-            let is_link = entry.file_type().is_ok_and(|kind| kind.is_symlink());
-            let real = if is_link {
-                self.follow(&entry.path())
-            } else {
-                entry.path()
-            };
-            self.note_file(&real);
-            if real.is_dir() {
-                self.directory(&real, depth + 1);
-            }
-        }
-    }
-
-    fn note_entry(&mut self, directory: &Path, name: &OsStr) {
-        let Ok(metadata) = fs::metadata(directory) else {
-            return;
-        };
-        let known = self
-            .directories
-            .entry(directory.to_owned())
-            .or_insert_with(|| WatchedDirectory {
-                inode: (metadata.dev(), metadata.ino()),
-                names: Names::Only(BTreeSet::new()),
-            });
-        if let Names::Only(names) = &mut known.names {
-            names.insert(name.to_owned());
-        }
-    }
-
-    fn note_file(&mut self, path: &Path) {
-        self.hash.update(path.as_os_str().as_encoded_bytes());
-        match fs::metadata(path) {
-            Ok(m) => {
-                for number in [m.dev(), m.ino(), m.size(), u64::from(m.mode())] {
-                    self.hash.update(number.to_le_bytes());
-                }
-                for number in [m.mtime(), m.mtime_nsec(), m.ctime(), m.ctime_nsec()] {
-                    self.hash.update(number.to_le_bytes());
-                }
-            }
-            Err(error) => self
-                .hash
-                .update(error.raw_os_error().unwrap_or(-1).to_le_bytes()),
-        }
-        // Ends the entry, so that two lists of entries cannot join to the same bytes.
-        self.hash.update([0]);
-    }
-}
-
-/// Names on the way of a path, without `.`.
-fn components(path: &Path) -> Vec<OsString> {
-    path.components()
-        .filter_map(|component| match component {
-            Component::Normal(name) => Some(name.to_owned()),
-            Component::ParentDir => Some("..".into()),
-            Component::RootDir | Component::CurDir | Component::Prefix(_) => None,
-        })
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::symlink;
+    use std::{fs, os::unix::fs::symlink};
 
     use tokio::time::timeout;
 
@@ -548,5 +381,24 @@ mod tests {
         watched.expect_silence("nothing changed").await;
         fs::write(root.path().join("a.yaml"), "22").unwrap();
         watched.expect_change("rewritten file").await;
+    }
+
+    #[tokio::test]
+    async fn the_poll_finds_another_commit_of_the_same_files() {
+        let root = tempfile::tempdir().unwrap();
+        let tree = root.path().join("policies");
+        fs::create_dir_all(root.path().join(".git")).unwrap();
+        fs::create_dir(&tree).unwrap();
+        fs::write(tree.join("a.yaml"), "1").unwrap();
+        let commit = |digit: &str| fs::write(root.path().join(".git/HEAD"), digit.repeat(40));
+        commit("a").unwrap();
+        let patience = Patience {
+            poll: Duration::from_millis(50),
+            ..EVENTS
+        };
+        let watched = Watched::start(&tree, patience);
+        watched.expect_silence("nothing changed").await;
+        commit("b").unwrap();
+        watched.expect_change("another commit").await;
     }
 }

@@ -91,6 +91,9 @@ pub struct PolicyStatus {
     pub from: PolicySource,
     /// Digest of the tree in force; empty when there is none.
     pub digest: String,
+    /// Git commit of that tree, where it is in a git work tree.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub commit: Option<String>,
     /// Generation in the kernel: raised by every change.
     pub generation: u32,
     /// When it was put in force by this daemon: RFC 3339, UTC.

@@ -126,8 +126,15 @@ fn policy(status: &Status, out: &mut dyn Write) -> io::Result<()> {
     )?;
     writeln!(
         out,
-        "tree      {} ({} workloads, {} policies)",
+        "tree      {}{} ({} workloads, {} policies)",
         policy.tree.display(),
+        policy
+            .commit
+            .as_ref()
+            .map_or(String::new(), |commit| format!(
+                " at commit {}",
+                short(commit)
+            )),
         policy.workloads,
         policy.policies.len()
     )?;

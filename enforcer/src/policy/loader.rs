@@ -73,7 +73,8 @@ pub(super) fn read(
     let files = files.map(|file| statements(file, commit.as_ref(), &mut errors));
     let files = files.collect();
     let shown: Vec<_> = paths.iter().map(|path| path.to_string_lossy()).collect();
-    let policy = resolve::resolve(files, tree.digest, &shown.join(", "), &mut errors);
+    let mut policy = resolve::resolve(files, tree.digest, &shown.join(", "), &mut errors);
+    policy.commit = commit;
     match errors.finish() {
         Some(errors) => Err(errors),
         None => Ok((policy, tree.files)),

@@ -31,6 +31,11 @@ use source::Names;
 pub use source::SourceFile;
 pub use statement::API_VERSION;
 
+/// The git commit that is checked out where `path` is, if it is in a git work tree.
+pub fn commit_of(path: &Path) -> Option<String> {
+    commit::of(path)
+}
+
 /// Reads the policy of a tree, or of one file. Files are called by their path below `path`.
 ///
 /// # Errors
@@ -324,6 +329,7 @@ mod tests {
         let from = repository("policies/examples/shop/web.yaml");
         fs::copy(from, root.path().join("web.yaml")).unwrap();
         let policy = load(root.path()).unwrap();
+        assert_eq!(policy.commit.as_deref(), Some(ID));
         let rule = &policy.policies[0].rules[INGRESS].as_ref().unwrap()[0];
         assert_eq!(rule.origin.commit.as_deref(), Some(ID));
         assert_eq!(rule.origin.to_string(), "web.yaml:12");

@@ -41,6 +41,8 @@ pub struct ResolvedPolicy {
     pub policies: Vec<Policy>,
     /// SHA-256 over the files' paths and contents, as 64 hex digits.
     pub digest: String,
+    /// The git commit of the tree, where it is in a git work tree.
+    pub commit: Option<Arc<str>>,
 }
 
 /// Whether denials are carried out.

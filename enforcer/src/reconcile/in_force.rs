@@ -132,6 +132,7 @@ impl InForce {
             tree: tree.to_owned(),
             from: self.from,
             digest: self.policy.digest.clone(),
+            commit: self.policy.commit.as_deref().map(str::to_owned),
             generation: self.generation,
             since: self.since.clone(),
             workloads: self.policy.workloads.len(),

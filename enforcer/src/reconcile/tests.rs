@@ -376,6 +376,9 @@ async fn another_tree_on_trial() {
 #[tokio::test(start_paused = true)]
 async fn a_bad_tree_changes_nothing_and_is_named() {
     let host = Host::new("web");
+    let (git, commit) = (host.tree().join(".git"), "a".repeat(40));
+    std::fs::create_dir(&git).unwrap();
+    std::fs::write(git.join("HEAD"), &commit).unwrap();
     let mut daemon = host.start().await;
     host.write("kind: Nonsense\n");
     daemon.tree_changes().await;
@@ -399,7 +402,9 @@ async fn a_bad_tree_changes_nothing_and_is_named() {
     // A start with the bad tree uses the copy.
     let mut daemon = host.start().await;
     assert_eq!(daemon.workload(), "web");
-    assert_eq!(daemon.now().from, PolicySource::LastGood);
+    let status = daemon.now().policy_status(&host.tree());
+    assert_eq!(status.from, PolicySource::LastGood);
+    assert_eq!(status.commit, Some(commit));
     assert!(!daemon.now().health.ok);
     host.write(&tree_of("web"));
     daemon.tree_changes().await;

@@ -69,7 +69,7 @@ impl LoadedTree {
             return Ok(());
         }
         let files = self.files.iter().map(|f| (&*f.name, f.text.as_str()));
-        state.store_tree(self.digest(), files)
+        state.store_tree(self.digest(), self.policy.commit.as_deref(), files)
     }
 }
 

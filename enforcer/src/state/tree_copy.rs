@@ -19,15 +19,17 @@ impl StateDir {
     }
 
     /// Stores the files of a tree, given by their path below its root and their content, under
-    /// its digest. A copy that is there already is left as it is.
+    /// its digest, with the git commit that they belong to. Of a copy that is there already only
+    /// the commit is written, because its files are what the digest says.
     pub fn store_tree<'a>(
         &self,
         digest: &str,
+        commit: Option<&str>,
         files: impl IntoIterator<Item = (&'a str, &'a str)>,
     ) -> Result<(), StateError> {
         let copy = self.tree(digest);
         if copy.is_dir() {
-            return Ok(());
+            return note_commit(&copy, commit).map_err(|e| StateError::io("write", &copy, e));
         }
         let fresh = self.tree(".new");
         let fail = |e| StateError::io("write", &fresh, e);
@@ -39,6 +41,7 @@ impl StateDir {
             atomic_file::replace(&path, text.as_bytes())
                 .map_err(|e| StateError::io("write", &path, e))?;
         }
+        note_commit(&fresh, commit).map_err(fail)?;
         fs::rename(&fresh, &copy).map_err(|e| StateError::io("write", &copy, e))?;
         atomic_file::sync_directory(&copy).map_err(|e| StateError::io("write", &copy, e))
     }
@@ -60,6 +63,19 @@ impl StateDir {
         }
         Ok(())
     }
+}
+
+/// Writes the commit where the reader of trees looks for it: to that one the copy is a work tree
+/// at this commit, and not a part of whatever the state directory is in.
+fn note_commit(copy: &Path, commit: Option<&str>) -> io::Result<()> {
+    let git = copy.join(".git");
+    make_directory(&git)?;
+    let head = git.join("HEAD");
+    let commit = commit.unwrap_or_default();
+    if fs::read_to_string(&head).is_ok_and(|known| known == commit) {
+        return Ok(());
+    }
+    atomic_file::replace(&head, commit.as_bytes())
 }
 
 /// The name of a file, if it leads nowhere but below.
@@ -96,16 +112,34 @@ mod tests {
         let state = StateDir::open(root.path()).unwrap();
         state.keep_trees(&[]).unwrap();
         state
-            .store_tree("aa", [("a.yaml", "1"), ("sub/b.yaml", "2")])
+            .store_tree("aa", None, [("a.yaml", "1"), ("sub/b.yaml", "2")])
             .unwrap();
-        state.store_tree("bb", [("a.yaml", "3")]).unwrap();
+        state.store_tree("bb", None, [("a.yaml", "3")]).unwrap();
         // There already: content is what the digest says, so it is not written again.
-        state.store_tree("bb", [("a.yaml", "other")]).unwrap();
+        state.store_tree("bb", None, [("a.yaml", "other")]).unwrap();
         assert_eq!(fs::read(state.tree("aa").join("sub/b.yaml")).unwrap(), b"2");
         assert_eq!(fs::read(state.tree("bb").join("a.yaml")).unwrap(), b"3");
         state.keep_trees(&["bb"]).unwrap();
         assert!(!state.tree("aa").exists());
         assert!(state.tree("bb").exists());
+    }
+
+    #[test]
+    fn copies_know_the_commit_and_not_that_of_what_they_are_in() {
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir(root.path().join(".git")).unwrap();
+        fs::write(root.path().join(".git/HEAD"), "f".repeat(40)).unwrap();
+        let state = StateDir::open(&root.path().join("state")).unwrap();
+        let node = "apiVersion: enforcer.dev/v1alpha1\nkind: Node\nmetadata: {name: a}\nspec: {}\n";
+        let (first, second) = ("a".repeat(40), "b".repeat(40));
+        for commit in [Some(&first), None, Some(&second)] {
+            let commit = commit.map(String::as_str);
+            state.store_tree("aa", commit, [("a.yaml", node)]).unwrap();
+            let policy = crate::policy::load(&state.tree("aa")).unwrap();
+            assert_eq!(policy.commit.as_deref(), commit);
+            let origin = policy.node.origin.unwrap();
+            assert_eq!(origin.commit.as_deref(), commit);
+        }
     }
 
     #[test]
@@ -115,7 +149,7 @@ mod tests {
         for name in ["../x.yaml", "/etc/x.yaml", "a/../../x.yaml"] {
             assert!(
                 state
-                    .store_tree("aa", [("good.yaml", "1"), (name, "2")])
+                    .store_tree("aa", None, [("good.yaml", "1"), (name, "2")])
                     .is_err(),
                 "{name}"
             );

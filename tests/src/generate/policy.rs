@@ -40,7 +40,7 @@ pub fn policy() -> impl Strategy<Value = ResolvedPolicy> {
                 node,
                 workloads,
                 policies,
-                digest: String::new(),
+                ..ResolvedPolicy::default()
             }
         },
     )
