@@ -1,7 +1,6 @@
 //! One datapath for several users: the loop that changes it, and those who read it.
 
 use std::{
-    collections::BTreeSet,
     error::Error,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -14,6 +13,7 @@ use crate::{
         status::{AttachmentStatus, FeatureStatus, LossStatus, MapStatus},
     },
     cause::chain,
+    compile::{image::RuleInfo, numbered::Numbered},
     datapath::{Datapath, DatapathError, EventReader, FlowTableStats, desired::Desired},
     metrics::{KernelReading, KernelSource, MapUse},
     observe::context::NameBook,
@@ -26,7 +26,7 @@ pub struct KernelHandle {
     datapath: Arc<Mutex<Datapath>>,
     names: Arc<NameBook>,
     /// Rules of the image in force; `None` before the first.
-    rules: Option<BTreeSet<u32>>,
+    rules: Option<Numbered<Arc<RuleInfo>>>,
 }
 
 impl KernelHandle {
@@ -62,19 +62,19 @@ impl KernelHandle {
 
 impl Kernel for KernelHandle {
     fn apply(&mut self, desired: &Desired) -> Result<Applied, Box<dyn Error + Send + Sync>> {
-        let rules: BTreeSet<u32> = desired.image.rules.keys().copied().collect();
+        let rules = &desired.image.rules;
         let applied = {
             let mut datapath = self.lock();
             // A number that is given anew counts anew. At the first change the counts of the
             // former run go on.
             if let Some(known) = &self.rules {
-                for number in rules.difference(known) {
+                for (number, _) in rules.missing_in(known) {
                     datapath.reset_rule_counter(*number)?;
                 }
             }
             datapath.apply(desired)?
         };
-        self.rules = Some(rules);
+        self.rules = Some(rules.clone());
         Ok(Applied {
             generation: applied.generation,
             changed: applied.changed,

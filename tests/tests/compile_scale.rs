@@ -83,8 +83,8 @@ fn tree(workloads: usize, policies: usize, rules: usize) -> ResolvedPolicy {
     let mut policies: Vec<_> = (0..policies).map(policy).collect();
     policies.sort_by(|a, b| a.name.cmp(&b.name));
     ResolvedPolicy {
-        workloads: (0..workloads).map(workload).collect(),
-        policies,
+        workloads: (0..workloads).map(workload).map(Arc::new).collect(),
+        policies: policies.into_iter().map(Arc::new).collect(),
         ..ResolvedPolicy::default()
     }
 }
@@ -123,7 +123,7 @@ fn ten_thousand_policies_and_identities_compile_in_two_seconds() {
         let mut tree = tree(workloads, policies, rules);
         let mut numbers = Numbers::default();
         let (image, first) = timed(&tree, &mut numbers);
-        tree.workloads[0]
+        Arc::make_mut(&mut tree.workloads[0])
             .labels
             .insert("more".to_owned(), "yes".to_owned());
         let (_, again) = timed(&tree, &mut numbers);

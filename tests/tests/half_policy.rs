@@ -10,6 +10,7 @@ use enforcer::compile::{
     self, Image, Inputs, Limits, Numbers, Subjects,
     bridge::{Bridge, EndpointChange, EndpointState, Held, TRANSIENT},
     image::WorkloadName,
+    tables::PolicySets,
 };
 use enforcer_common::{
     Decision, Judge, PolicyLookup, identity,
@@ -55,10 +56,10 @@ impl Maps {
         };
         let host = image.host_addresses.iter();
         let host = host.map(|(address, number)| (IpNet::from(*address), *number));
-        let peers = image.prefixes.iter().chain(&image.addresses);
+        let peers = image.prefixes.iter().chain(image.addresses.iter());
         Self {
-            policies: image.policies.clone(),
-            ports: image.ports.clone(),
+            policies: image.policies.iter().map(|(k, e)| (k, *e)).collect(),
+            ports: image.ports.iter().map(|(k, d)| (k, *d)).collect(),
             peers: peers.map(|(p, n)| (*p, *n)).chain(host).collect(),
             endpoints: std::iter::once(identity::HOST)
                 .chain(workloads)
@@ -122,13 +123,18 @@ fn phases(old: &Maps, new: &Maps) -> Vec<Vec<Write>> {
             new: Some(*new),
         })
         .collect();
-    let held = |maps| {
-        let Maps {
-            peers, policies, ..
-        }: &Maps = maps;
+    let sets = |maps: &Maps| maps.policies.iter().map(|(k, e)| (*k, *e)).collect();
+    let (old_sets, new_sets): (PolicySets, PolicySets) = (sets(old), sets(new));
+    let held = |maps, policies| {
+        let Maps { peers, .. }: &Maps = maps;
         Held { peers, policies }
     };
-    let bridge = Bridge::between(held(old), held(new), &changes, TRANSIENT);
+    let bridge = Bridge::between(
+        held(old, &old_sets),
+        held(new, &new_sets),
+        &changes,
+        TRANSIENT,
+    );
 
     let sets = new.policies.iter().chain(&bridge.entries);
     let mut beside: Vec<_> = sets.map(|(k, e)| Write::Policy(*k, Some(*e))).collect();

@@ -76,8 +76,8 @@ fn on_disk(root: &Path) -> io::Result<BTreeMap<String, u64>> {
     Ok(found)
 }
 
-fn workload(name: &str, place: Place) -> Workload {
-    Workload {
+fn workload(name: &str, place: Place) -> Arc<Workload> {
+    Arc::new(Workload {
         namespace: "default".into(),
         name: name.into(),
         origin: Origin {
@@ -90,7 +90,7 @@ fn workload(name: &str, place: Place) -> Workload {
         spiffe_id: None,
         addresses: Vec::new(),
         place: Some(place),
-    }
+    })
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

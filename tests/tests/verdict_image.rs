@@ -2,8 +2,6 @@
 //!
 //! `ENFORCER_CASES` sets the number of policies tried.
 
-use std::collections::BTreeSet;
-
 use enforcer::compile::{
     self, Image, Inputs, Limits, Numbers, Subjects,
     explain::{Answer, Explainer, Explanation, FlowQuery, Party},
@@ -218,25 +216,22 @@ proptest! {
             let image = compile(&scenario, previous.as_ref(), &mut numbers);
             agree(&scenario, &image)?;
             if let Some(previous) = &previous {
-                for (key, entry) in &image.policies {
-                    let before = previous.policies.get(key);
-                    prop_assert!(before.is_none_or(|b| b == entry), "{:?}", key);
+                // What two images have under one number is the same.
+                for (set, entries) in image.policies.parts() {
+                    let before = previous.policies.part(set);
+                    prop_assert!(before.is_none_or(|b| b == entries), "{set}");
                 }
-                let sets: BTreeSet<u32> = previous.policies.keys().map(|k| k.set).collect();
-                for key in image.policies.keys().filter(|key| sets.contains(&key.set)) {
-                    prop_assert!(previous.policies.contains_key(key), "{:?} is added", key);
+                for (table, entries) in image.ports.parts() {
+                    let before = previous.ports.part(table);
+                    prop_assert!(before.is_none_or(|b| b == entries), "{table}");
                 }
-                for (key, decision) in &image.ports {
-                    let before = previous.ports.get(key);
-                    prop_assert!(before.is_none_or(|b| b == decision), "{:?}", key);
-                }
-                for (number, identity) in &previous.identities {
+                for (number, identity) in previous.identities.iter() {
                     if let Some(now) = image.identities.get(number) {
                         prop_assert_eq!(now, identity);
                     }
                 }
                 if !retired {
-                    for (number, info) in &previous.rules {
+                    for (number, info) in previous.rules.iter() {
                         let now = &image.rules[number];
                         prop_assert_eq!((&now.policy, &now.rule), (&info.policy, &info.rule));
                     }
@@ -247,7 +242,7 @@ proptest! {
             prop_assert_eq!(&again, &image);
             retired = *retire;
             if retired {
-                numbers.retire(again.serial);
+                numbers.retire(&again);
             }
             previous = Some(image);
             scenario = edit.apply(&scenario);

@@ -33,7 +33,7 @@ use enforcer_common::{
 };
 use ipnet::IpNet;
 
-use super::prefix_table::PrefixTable;
+use super::{prefix_table::PrefixTable, tables::PolicySets};
 
 /// Transient identities count from here. [`super::Numbers`] stays below.
 pub const TRANSIENT: u32 = 1 << 31;
@@ -44,7 +44,7 @@ pub struct Held<'a> {
     /// Identity by address (full length) and prefix, this host's own addresses included.
     pub peers: &'a HashMap<IpNet, u32>,
     /// The policy table.
-    pub policies: &'a HashMap<PolicyKey, PolicyEntry>,
+    pub policies: &'a PolicySets,
 }
 
 /// What an endpoint is.
@@ -151,19 +151,14 @@ impl Bridge {
         for (policies, transients, is_before) in
             [(old.policies, leaving, true), (new.policies, coming, false)]
         {
-            for (key, entry) in policies {
-                let Some(transients) = transients.get(&key.peer) else {
-                    continue;
-                };
-                if sides.is_before(key.set) == is_before {
-                    let key = |peer: &u32| PolicyKey {
-                        peer: *peer,
-                        ..*key
-                    };
-                    let entries = transients.iter().map(|peer| (key(peer), *entry));
-                    self.entries.extend(entries);
-                }
-            }
+            let chosen = |set| sides.is_before(set) == is_before;
+            let peers = transients.keys().copied().collect();
+            about(policies, &peers, chosen, |set, peer, entry| {
+                let keys = transients[&peer]
+                    .iter()
+                    .map(|peer| PolicyKey { set, peer: *peer });
+                self.entries.extend(keys.map(|key| (key, *entry)));
+            });
         }
     }
 
@@ -196,11 +191,11 @@ impl Sides {
             left.extend(pairs.filter(|(old, new)| old != new).map(|(old, _)| old));
         }
         let mut sides = HashMap::new();
-        for key in new.policies.keys() {
-            sides.entry(key.set).or_insert(false);
+        for (set, _) in old.policies.parts() {
+            sides.insert(set, true);
         }
-        for key in old.policies.keys() {
-            sides.entry(key.set).or_insert(true);
+        for (set, _) in new.policies.parts() {
+            sides.insert(set, false);
         }
         // A set that only the new image has is nobody's to leave.
         for set in left {
@@ -217,27 +212,48 @@ impl Sides {
 /// Fingerprints of what the chosen sets say of some peers in particular; absent where they say
 /// nothing. The hasher's keys are random, so that nobody can write two policies that look alike.
 fn prints(
-    policies: &HashMap<PolicyKey, PolicyEntry>,
+    policies: &PolicySets,
     concerned: &HashSet<u32>,
     hasher: &RandomState,
     chosen: impl Fn(u32) -> bool,
 ) -> HashMap<u32, u64> {
     let mut prints: HashMap<u32, u64> = HashMap::new();
-    for (key, entry) in policies {
-        if concerned.contains(&key.peer) && chosen(key.set) {
-            let print = prints.entry(key.peer).or_default();
-            // In any order.
-            *print = print.wrapping_add(hasher.hash_one((key.set, entry)));
+    about(policies, concerned, chosen, |set, peer, entry| {
+        let print = prints.entry(peer).or_default();
+        // In any order.
+        *print = print.wrapping_add(hasher.hash_one((set, entry)));
+    });
+    prints
+}
+
+/// Calls `visit` with set, peer and entry for what the chosen sets say of some peers.
+fn about(
+    policies: &PolicySets,
+    peers: &HashSet<u32>,
+    chosen: impl Fn(u32) -> bool,
+    mut visit: impl FnMut(u32, u32, &PolicyEntry),
+) {
+    for (set, entries) in policies.parts().filter(|(set, _)| chosen(*set)) {
+        // A search takes about as long as a few comparisons.
+        if peers.len() < entries.len() / 16 {
+            for peer in peers {
+                if let Some(entry) = policies.get(&PolicyKey { set, peer: *peer }) {
+                    visit(set, *peer, entry);
+                }
+            }
+        } else {
+            for (peer, entry) in entries.iter().filter(|(peer, _)| peers.contains(peer)) {
+                visit(set, *peer, entry);
+            }
         }
     }
-    prints
 }
 
 /// Old and new identity, by longest match, of every address and prefix whose identity changes.
 fn moves(old: &HashMap<IpNet, u32>, new: &HashMap<IpNet, u32>) -> Vec<(IpNet, (u32, u32))> {
     // An address contains nothing but itself.
     let table = |peers: &HashMap<IpNet, u32>| {
-        let mut table = PrefixTable::new();
+        let mut table = PrefixTable::default();
         for (prefix, identity) in peers {
             if prefix.prefix_len() < prefix.max_prefix_len() {
                 table.add(*prefix, *identity);
@@ -273,7 +289,7 @@ mod tests {
     use super::*;
 
     /// A policy table of (set, peer, deciding rule).
-    fn policies(entries: &[(u32, u32, u32)]) -> HashMap<PolicyKey, PolicyEntry> {
+    fn policies(entries: &[(u32, u32, u32)]) -> PolicySets {
         let entry = |rule| PolicyEntry {
             decision: Decision::new(Action::Deny, Reason::Rule, rule),
             table: 0,

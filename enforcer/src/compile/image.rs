@@ -15,6 +15,10 @@ use enforcer_common::{
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use super::{
+    numbered::Numbered,
+    tables::{PolicySets, PortTables},
+};
 use crate::policy::model::{Labels, Mode, Origin, RuleAction, Tier};
 
 /// How an identity is known, weakest first.
@@ -133,24 +137,24 @@ impl fmt::Display for WorkloadName {
 /// Numbers of sets, tables, identities and rules come from [`super::numbers::Numbers`], and
 /// what did not change keeps its number, so that two images can be compared entry by entry.
 /// Sets and tables are numbered by content: no key that two images share has two values in
-/// `policies` or `ports`, so the new image can be written beside the old one.
+/// `policies` or `ports`, so the new image can be written beside the old one. Images share the
+/// parts that are the same in them, which makes a copy cheap and a comparison too.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Image {
-    /// Which compilation of its [`super::numbers::Numbers`] made this image; see
-    /// [`super::numbers::Numbers::retire`].
+    /// Which compilation of its [`super::numbers::Numbers`] made this image.
     pub serial: u64,
     /// Policy entries. Every set has an entry for the wildcard peer.
-    pub policies: HashMap<PolicyKey, PolicyEntry>,
+    pub policies: PolicySets,
     /// Port entries.
-    pub ports: HashMap<PortKey, Decision>,
+    pub ports: PortTables,
     /// Identity of every single address (full-length prefix) that is known, except for this
     /// host's own.
-    pub addresses: BTreeMap<IpNet, u32>,
+    pub addresses: Arc<BTreeMap<IpNet, u32>>,
     /// Identity of this host's own addresses, for peers that no socket proves to be a
     /// workload. None of them is in `addresses`, whoever else declares it.
     pub host_addresses: BTreeMap<IpAddr, u32>,
     /// Identity of every shorter prefix that policy names or a workload declares.
-    pub prefixes: BTreeMap<IpNet, u32>,
+    pub prefixes: Arc<BTreeMap<IpNet, u32>>,
     /// Blocked source prefixes: the rule number, and whether only to report.
     pub blocked: BTreeMap<IpNet, (u32, bool)>,
     /// Policy sets of every local subject: workloads by identity number, the host under
@@ -158,11 +162,11 @@ pub struct Image {
     pub sets: HashMap<u32, Sets>,
     /// The identity of every local workload where the kernel itself proves it (interface or
     /// cgroup), under which its `sets` stand.
-    pub workloads: BTreeMap<WorkloadName, u32>,
+    pub workloads: Arc<BTreeMap<WorkloadName, u32>>,
     /// Who is behind an identity number. Also those of earlier images that are not retired.
-    pub identities: BTreeMap<u32, Arc<Identity>>,
+    pub identities: Numbered<Arc<Identity>>,
     /// What is behind a rule number. Also those of earlier images that are not retired.
-    pub rules: BTreeMap<u32, Arc<RuleInfo>>,
+    pub rules: Numbered<Arc<RuleInfo>>,
 }
 
 impl Image {

@@ -1,7 +1,7 @@
 //! Who is known: the identity of every address, prefix and local workload.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     net::IpAddr,
     sync::Arc,
 };
@@ -13,90 +13,244 @@ use super::{
     Inputs, Subjects,
     image::{Identity, IdentitySubject, WorkloadName},
     limits::CompileError,
+    numbered::Numbered,
     numbers::Numbers,
     prefix_table::PrefixTable,
 };
-use crate::policy::model::{Peer, ResolvedPolicy, Workload};
+use crate::policy::model::{Peer, Policy, Workload};
 
-/// Everybody, numbered.
+/// Everybody, numbered. Kept from one compilation to the next: what did not change is not
+/// looked at again.
+#[derive(Debug, Default)]
 pub(super) struct Known {
     /// See [`super::image::Image::addresses`].
-    pub addresses: BTreeMap<IpNet, u32>,
+    pub addresses: Arc<BTreeMap<IpNet, u32>>,
     /// See [`super::image::Image::host_addresses`].
     pub host_addresses: BTreeMap<IpAddr, u32>,
     /// See [`super::image::Image::prefixes`].
-    pub prefixes: BTreeMap<IpNet, u32>,
+    pub prefixes: Arc<BTreeMap<IpNet, u32>>,
     /// See [`super::image::Image::workloads`].
-    pub workloads: BTreeMap<WorkloadName, u32>,
-    /// The numbers in `workloads`.
-    local: BTreeSet<u32>,
+    pub workloads: Arc<BTreeMap<WorkloadName, u32>>,
     /// By number, live ones of earlier images included.
-    pub identities: BTreeMap<u32, Arc<Identity>>,
+    pub identities: Numbered<Arc<Identity>>,
+    /// The numbers in `workloads`, ascending.
+    local: Vec<u32>,
+    /// How often policy names a prefix.
+    named: PrefixTable<usize>,
+    /// Who declares a prefix, by (namespace, name): the first has it.
+    declared: PrefixTable<Vec<Arc<Workload>>>,
+    /// What all this was made of.
+    of: (Vec<Arc<Policy>>, Vec<Arc<Workload>>),
 }
 
 impl Known {
-    /// Numbers everybody that the inputs speak of.
-    pub fn collect(inputs: &Inputs<'_>, numbers: &mut Numbers) -> Result<Self, CompileError> {
-        let policy = inputs.policy;
-        let named = named_prefixes(policy);
-        let owners = declared_prefixes(policy);
-        let mut number = |subject: IdentitySubject, prefix: Option<IpNet>| {
-            let prefixes = prefix.map_or_else(BTreeSet::new, |prefix| {
-                named.containing(prefix).map(|(named, ())| named).collect()
-            });
-            numbers.identity(&Arc::new(Identity { subject, prefixes }))
-        };
+    /// Numbers everybody that the inputs speak of. Between calls nothing changes but the tree.
+    pub fn update(
+        &mut self,
+        inputs: &Inputs<'_>,
+        numbers: &mut Numbers,
+    ) -> Result<(), CompileError> {
+        let (policies, workloads) = std::mem::take(&mut self.of);
+        let first = self.identities.is_empty();
+        let mut changed = BTreeSet::new();
+        let (gone, come) = differences(&policies, &inputs.policy.policies);
+        self.rename(&gone, &come, &mut changed);
+        let named_as_before = changed.is_empty();
+        let (gone, come) = differences(&workloads, &inputs.policy.workloads);
+        self.declare(&gone, &come, &mut changed);
 
-        let mut host_addresses = BTreeMap::new();
-        for address in inputs.host_addresses {
-            let prefix = IpNet::from(*address);
-            host_addresses.insert(*address, number(IdentitySubject::Host, Some(prefix))?);
-        }
-        let mut addresses = BTreeMap::new();
-        let mut prefixes = BTreeMap::new();
-        let all: BTreeSet<IpNet> = named.keys().chain(owners.keys()).copied().collect();
-        for prefix in all {
-            let owner = owners.containing(prefix).next();
-            let subject = owner.map_or(IdentitySubject::World, |(_, owner)| subject_of(owner));
-            if prefix.prefix_len() < prefix.max_prefix_len() {
-                prefixes.insert(prefix, number(subject, Some(prefix))?);
-            } else if !host_addresses.contains_key(&prefix.addr()) {
-                addresses.insert(prefix, number(subject, Some(prefix))?);
+        if first || !named_as_before {
+            for address in inputs.host_addresses {
+                let prefix = IpNet::from(*address);
+                let number = self.number(IdentitySubject::Host, Some(prefix), numbers)?;
+                self.host_addresses.insert(*address, number);
             }
         }
-        let mut workloads = BTreeMap::new();
-        for workload in &policy.workloads {
-            if workload.place.is_some() || inputs.subjects == Subjects::All {
-                let name = WorkloadName {
-                    namespace: workload.namespace.clone(),
-                    name: workload.name.clone(),
-                };
-                workloads.insert(name, number(subject_of(workload), None)?);
-            }
+        for prefix in self.concerned(&changed, first) {
+            self.know(prefix, numbers)?;
         }
+        self.place(inputs, &gone, &come, numbers)?;
+        self.of = (
+            inputs.policy.policies.clone(),
+            inputs.policy.workloads.clone(),
+        );
 
-        let mut identities = numbers.live_identities();
+        self.identities = numbers.live_identities().clone();
         for (number, subject) in [
             (identity::HOST, IdentitySubject::Host),
             (identity::WORLD, IdentitySubject::World),
         ] {
             let prefixes = BTreeSet::new();
-            identities.insert(number, Arc::new(Identity { subject, prefixes }));
+            self.identities
+                .insert(number, Arc::new(Identity { subject, prefixes }));
         }
-        Ok(Self {
-            addresses,
-            host_addresses,
-            prefixes,
-            local: workloads.values().copied().collect(),
-            workloads,
-            identities,
-        })
+        Ok(())
     }
 
     /// Whether policy sets are wanted for an identity.
     pub fn is_local(&self, number: u32) -> bool {
-        self.local.contains(&number)
+        self.local.binary_search(&number).is_ok()
     }
+
+    /// Counts the prefixes that policies name, and notes those that are new or not named any
+    /// more.
+    fn rename(
+        &mut self,
+        gone: &[&Arc<Policy>],
+        come: &[&Arc<Policy>],
+        changed: &mut BTreeSet<IpNet>,
+    ) {
+        for prefix in come.iter().flat_map(|policy| prefixes_of(policy)) {
+            let times = self.named.add(prefix, 0);
+            *times += 1;
+            if *times == 1 {
+                changed.insert(prefix);
+            }
+        }
+        for prefix in gone.iter().flat_map(|policy| prefixes_of(policy)) {
+            let times = self.named.add(prefix, 0);
+            *times = times.saturating_sub(1);
+            if *times == 0 {
+                self.named.remove(&prefix);
+                changed.insert(prefix);
+            }
+        }
+    }
+
+    /// Notes who declares what, and the prefixes about which something changed.
+    fn declare(
+        &mut self,
+        gone: &[&Arc<Workload>],
+        come: &[&Arc<Workload>],
+        changed: &mut BTreeSet<IpNet>,
+    ) {
+        for workload in gone {
+            for prefix in workload.addresses.iter().map(IpNet::trunc) {
+                let owners = self.declared.add(prefix, Vec::new());
+                owners.retain(|owner| !Arc::ptr_eq(owner, workload));
+                if owners.is_empty() {
+                    self.declared.remove(&prefix);
+                }
+                changed.insert(prefix);
+            }
+        }
+        for workload in come {
+            for prefix in workload.addresses.iter().map(IpNet::trunc) {
+                let owners = self.declared.add(prefix, Vec::new());
+                owners.push(Arc::clone(workload));
+                owners.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
+                changed.insert(prefix);
+            }
+        }
+    }
+
+    /// The prefixes whose identity may be another one: those that changed and those inside.
+    fn concerned(&self, changed: &BTreeSet<IpNet>, first: bool) -> BTreeSet<IpNet> {
+        if first {
+            return changed.clone();
+        }
+        let mut concerned = changed.clone();
+        for prefix in changed {
+            if prefix.prefix_len() == prefix.max_prefix_len() {
+                continue;
+            }
+            let end = IpNet::from(prefix.broadcast());
+            for known in [&self.addresses, &self.prefixes] {
+                concerned.extend(known.range(*prefix..=end).map(|(inside, _)| *inside));
+            }
+        }
+        concerned
+    }
+
+    /// Finds the identity of an address or prefix, if it is still one.
+    fn know(&mut self, prefix: IpNet, numbers: &mut Numbers) -> Result<(), CompileError> {
+        let single = prefix.prefix_len() == prefix.max_prefix_len();
+        let wanted = (self.named.has(&prefix) || self.declared.has(&prefix))
+            && !(single && self.host_addresses.contains_key(&prefix.addr()));
+        let number = if wanted {
+            let owner = self.declared.containing(prefix).next();
+            let owner = owner.and_then(|(_, owners)| owners.first());
+            let subject = owner.map_or(IdentitySubject::World, |owner| subject_of(owner));
+            Some(self.number(subject, Some(prefix), numbers)?)
+        } else {
+            None
+        };
+        let table = if single {
+            &mut self.addresses
+        } else {
+            &mut self.prefixes
+        };
+        if table.get(&prefix) != number.as_ref() {
+            let table = Arc::make_mut(table);
+            match number {
+                Some(number) => table.insert(prefix, number),
+                None => table.remove(&prefix),
+            };
+        }
+        Ok(())
+    }
+
+    /// Numbers the workloads that can run here, or all.
+    fn place(
+        &mut self,
+        inputs: &Inputs<'_>,
+        gone: &[&Arc<Workload>],
+        come: &[&Arc<Workload>],
+        numbers: &mut Numbers,
+    ) -> Result<(), CompileError> {
+        if gone.is_empty() && come.is_empty() {
+            return Ok(());
+        }
+        let mut placed = std::mem::take(&mut self.workloads);
+        let workloads = Arc::make_mut(&mut placed);
+        for workload in gone {
+            workloads.remove(&name_of(workload));
+        }
+        for workload in come {
+            if workload.place.is_some() || inputs.subjects == Subjects::All {
+                let number = self.number(subject_of(workload), None, numbers)?;
+                workloads.insert(name_of(workload), number);
+            }
+        }
+        self.local = workloads.values().copied().collect();
+        self.local.sort_unstable();
+        self.local.dedup();
+        self.workloads = placed;
+        Ok(())
+    }
+
+    fn number(
+        &self,
+        subject: IdentitySubject,
+        prefix: Option<IpNet>,
+        numbers: &mut Numbers,
+    ) -> Result<u32, CompileError> {
+        let prefixes = prefix.map_or_else(BTreeSet::new, |prefix| {
+            let around = self.named.containing(prefix);
+            around.map(|(named, _)| named).collect()
+        });
+        numbers.identity(&Arc::new(Identity { subject, prefixes }))
+    }
+}
+
+/// What only one of two lists has: of the old one, and of the new one, in their order.
+fn differences<'a, T>(old: &'a [Arc<T>], new: &'a [Arc<T>]) -> (Vec<&'a Arc<T>>, Vec<&'a Arc<T>>) {
+    let same = |(a, b): &(&Arc<T>, &Arc<T>)| Arc::ptr_eq(a, b);
+    let head = old.iter().zip(new).take_while(same).count();
+    let (old, new) = (&old[head..], &new[head..]);
+    let tail = old.iter().rev().zip(new.iter().rev());
+    let tail = tail.take_while(same).count();
+    let (old, new) = (&old[..old.len() - tail], &new[..new.len() - tail]);
+    let all = |list: &[Arc<T>]| -> HashSet<_> { list.iter().map(Arc::as_ptr).collect() };
+    let (all_old, all_new) = (all(old), all(new));
+    (
+        old.iter()
+            .filter(|item| !all_new.contains(&Arc::as_ptr(item)))
+            .collect(),
+        new.iter()
+            .filter(|item| !all_old.contains(&Arc::as_ptr(item)))
+            .collect(),
+    )
 }
 
 /// What policy sees of a workload.
@@ -108,28 +262,19 @@ fn subject_of(workload: &Workload) -> IdentitySubject {
     }
 }
 
-fn named_prefixes(policy: &ResolvedPolicy) -> PrefixTable<()> {
-    let mut named = PrefixTable::new();
-    let rules = policy.policies.iter().flat_map(|p| &p.rules).flatten();
-    for peer in rules.flatten().flat_map(|rule| &rule.peers) {
-        if let Peer::Cidr { prefix, except } = peer {
-            for prefix in std::iter::once(prefix).chain(except) {
-                named.add(*prefix, ());
-            }
-        }
+fn name_of(workload: &Workload) -> WorkloadName {
+    WorkloadName {
+        namespace: workload.namespace.clone(),
+        name: workload.name.clone(),
     }
-    named
 }
 
-/// Where two workloads declare one prefix, the first by (namespace, name) has it.
-fn declared_prefixes(policy: &ResolvedPolicy) -> PrefixTable<&Workload> {
-    let mut workloads: Vec<_> = policy.workloads.iter().collect();
-    workloads.sort_by_key(|w| (&w.namespace, &w.name));
-    let mut declared = PrefixTable::new();
-    for workload in workloads {
-        for prefix in &workload.addresses {
-            declared.add(*prefix, workload);
-        }
-    }
-    declared
+/// The prefixes that a policy names.
+fn prefixes_of(policy: &Policy) -> impl Iterator<Item = IpNet> {
+    let rules = policy.rules.iter().flatten().flatten();
+    let prefixes = rules.flat_map(|rule| &rule.peers).map(|peer| match peer {
+        Peer::Cidr { prefix, except } => (Some(prefix), except.as_slice()),
+        _ => (None, &[][..]),
+    });
+    prefixes.flat_map(|(prefix, except)| prefix.into_iter().chain(except).map(IpNet::trunc))
 }

@@ -1,11 +1,11 @@
 //! What the kernel's maps hold, and the refusal of what does not fit.
 
-use std::{collections::HashMap, hash::Hash, net::IpAddr};
+use std::{net::IpAddr, sync::Arc};
 
 use ipnet::IpNet;
 use thiserror::Error;
 
-use super::image::Image;
+use super::{image::Image, tables::Shared};
 
 /// Capacities of the maps, in entries. Addresses and prefixes count by address family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,15 +83,25 @@ pub(super) fn check(
     fits(
         "policy entries",
         "policies",
-        union(&old.policies, &image.policies),
+        together(&old.policies, &image.policies),
         limits.policies,
     )?;
     fits(
         "port entries",
         "ports",
-        union(&old.ports, &image.ports),
+        together(&old.ports, &image.ports),
         limits.ports,
     )?;
+    let rules = image.rules.keys().next_back().map_or(0, |n| *n as usize);
+    fits("rule numbers", "rules", rules + 1, limits.rules)?;
+    if Arc::ptr_eq(&old.addresses, &image.addresses)
+        && Arc::ptr_eq(&old.prefixes, &image.prefixes)
+        && old.host_addresses == image.host_addresses
+        && old.blocked == image.blocked
+    {
+        // They are there.
+        return Ok(());
+    }
     for (ipv4, what) in [(true, "IPv4 addresses"), (false, "IPv6 addresses")] {
         let known = |image: &Image, address: IpAddr| {
             image.addresses.contains_key(&IpNet::from(address))
@@ -119,12 +129,15 @@ pub(super) fn check(
         let kept = old.blocked.keys().filter(of_family).count();
         fits(blocked_what, "prefixes", kept + added, limits.prefixes)?;
     }
-    let rules = image.rules.keys().next_back().map_or(0, |n| *n as usize);
-    fits("rule numbers", "rules", rules + 1, limits.rules)
+    Ok(())
 }
 
-fn union<K: Eq + Hash, V>(old: &HashMap<K, V>, new: &HashMap<K, V>) -> usize {
-    old.len() + new.keys().filter(|key| !old.contains_key(*key)).count()
+/// Entries of both side by side. What has one number has one content.
+fn together<E>(old: &Shared<E>, new: &Shared<E>) -> usize {
+    let added = new
+        .parts()
+        .filter(|(number, _)| old.part(*number).is_none());
+    old.len() + added.map(|(_, entries)| entries.len()).sum::<usize>()
 }
 
 #[cfg(test)]
@@ -147,7 +160,7 @@ mod tests {
             policies: sets
                 .map(|set| (PolicyKey { set, peer: 0 }, entry))
                 .collect(),
-            addresses: addresses.iter().map(net).map(|net| (net, 256)).collect(),
+            addresses: Arc::new(addresses.iter().map(net).map(|net| (net, 256)).collect()),
             ..Image::default()
         }
     }

@@ -6,13 +6,17 @@
 //! 3. `sets` finds, for each list of policies that selects some local workload, the classes of
 //!    peers that the rules tell apart, and `tiers` resolves each class by protocol and port.
 //!
-//! Nothing in it is quadratic in workloads: a set costs what its rules match.
+//! Nothing in it is quadratic in workloads: a set costs what its rules match. A [`Compiler`]
+//! remembers the last compilation, so that the next one costs what differs; what comes out is
+//! the same.
 
 pub mod bridge;
 pub mod explain;
 pub mod image;
 pub mod limits;
+pub mod numbered;
 pub mod numbers;
+pub mod tables;
 
 mod known;
 mod peers;
@@ -31,8 +35,14 @@ pub use self::{
     limits::{CompileError, Limits},
     numbers::Numbers,
 };
-use self::{image::Sets, known::Known, peers::PeerIndex, rules::Rulebook, sets::SetBuilder};
-use crate::policy::model::{Mode, ResolvedPolicy};
+use self::{
+    image::Sets,
+    known::Known,
+    peers::PeerIndex,
+    rules::{Rulebook, Shelf, count},
+    sets::{SetBuilder, SetShelf},
+};
+use crate::policy::model::{Mode, NodeSettings, ResolvedPolicy};
 
 /// Everything that an image is made from.
 #[derive(Clone, Copy, Debug)]
@@ -63,47 +73,143 @@ pub enum Subjects {
 
 /// Compiles a policy. On failure nothing has changed, `numbers` included.
 pub fn compile(inputs: &Inputs<'_>, numbers: &mut Numbers) -> Result<Image, CompileError> {
-    let mut tentative = numbers.clone();
-    let image = build(inputs, &mut tentative)?;
-    limits::check(&image, inputs.in_force, inputs.limits)?;
-    *numbers = tentative;
-    Ok(image)
+    Compiler::default().compile(inputs, numbers)
 }
 
-fn build(inputs: &Inputs<'_>, numbers: &mut Numbers) -> Result<Image, CompileError> {
-    let mut image = Image {
-        serial: numbers.begin(),
-        ..Image::default()
-    };
-    let node = &inputs.policy.node;
-    let known = Known::collect(inputs, numbers)?;
-    let index = PeerIndex::new(&known.identities);
-    let mut sets: HashMap<u32, Sets> = HashMap::new();
-    for direction in [Direction::Egress, Direction::Ingress] {
-        let book = Rulebook::new(inputs.policy, inputs.mode, direction);
-        let mut about = book.about_workloads(&index);
-        let mut builder = SetBuilder::new(&book, &index, node, inputs.mode, numbers, &mut image);
-        let mut enter = |identity, number| {
-            let entry = sets.entry(identity).or_insert(Sets {
-                numbers: [ALLOW_ALL; 2],
-            });
-            entry.numbers[direction as usize] = number;
-        };
-        enter(identity::HOST, builder.set(book.about_host())?);
-        for (position, policies) in about.iter_mut().enumerate() {
-            let number = index.number(rules::count(position));
-            if known.is_local(number) {
-                enter(number, builder.set(std::mem::take(policies))?);
-            }
+/// Compiles again and again.
+#[derive(Debug, Default)]
+pub struct Compiler(Option<Memory>);
+
+impl Compiler {
+    /// As [`compile`], and with the same result, but what is as in the last call (policies and
+    /// workloads are compared by place in memory) costs little. `numbers` are those of the last
+    /// call.
+    pub fn compile(
+        &mut self,
+        inputs: &Inputs<'_>,
+        numbers: &mut Numbers,
+    ) -> Result<Image, CompileError> {
+        // After a failure there is nothing to remember.
+        let memory = self.0.take().filter(|memory| memory.fits(inputs, numbers));
+        let mut memory = memory.unwrap_or_else(|| Memory::new(inputs));
+        let mut result = memory.build(inputs, numbers);
+        if matches!(result, Ok(None)) {
+            numbers.roll_back();
+            memory = Memory::new(inputs);
+            result = memory.build(inputs, numbers);
+        }
+        let checked = result.and_then(|image| {
+            let image = image.unwrap_or_default();
+            limits::check(&image, inputs.in_force, inputs.limits)?;
+            Ok(image)
+        });
+        match &checked {
+            Ok(_) => self.0 = Some(memory),
+            Err(_) => numbers.roll_back(),
+        }
+        checked
+    }
+}
+
+/// What a compilation leaves for the next one.
+#[derive(Debug)]
+struct Memory {
+    // What must be as it was for the rest to be of use.
+    serial: u64,
+    mode: Mode,
+    host_addresses: Vec<IpAddr>,
+    subjects: Subjects,
+    node: NodeSettings,
+
+    known: Known,
+    index: PeerIndex,
+    shelves: [(Shelf, SetShelf); 2],
+}
+
+impl Memory {
+    fn new(inputs: &Inputs<'_>) -> Self {
+        Self {
+            serial: 0,
+            mode: inputs.mode,
+            host_addresses: inputs.host_addresses.to_vec(),
+            subjects: inputs.subjects,
+            node: inputs.policy.node.clone(),
+            known: Known::default(),
+            index: PeerIndex::default(),
+            shelves: Default::default(),
         }
     }
-    image.sets = sets;
-    sets::blocked(node, inputs.mode, numbers, &mut image)?;
-    image.rules = numbers.live_rules().clone();
-    image.addresses = known.addresses;
-    image.host_addresses = known.host_addresses;
-    image.prefixes = known.prefixes;
-    image.workloads = known.workloads;
-    image.identities = known.identities;
-    Ok(image)
+
+    fn fits(&self, inputs: &Inputs<'_>, numbers: &Numbers) -> bool {
+        self.serial == numbers.serial()
+            && self.mode == inputs.mode
+            && self.host_addresses == inputs.host_addresses
+            && self.subjects == inputs.subjects
+            && self.node == inputs.policy.node
+    }
+
+    /// `None`: what is remembered does not fit after all.
+    fn build(
+        &mut self,
+        inputs: &Inputs<'_>,
+        numbers: &mut Numbers,
+    ) -> Result<Option<Image>, CompileError> {
+        self.serial = numbers.begin();
+        let mut image = Image {
+            serial: self.serial,
+            ..Image::default()
+        };
+        let node = &inputs.policy.node;
+        let Self {
+            known,
+            index,
+            shelves,
+            ..
+        } = self;
+        let before = known.identities.clone();
+        known.update(inputs, numbers)?;
+        if !index.add(known.identities.missing_in(&before)) {
+            return Ok(None);
+        }
+        let mut sets: HashMap<u32, Sets> = HashMap::new();
+        for direction in [Direction::Egress, Direction::Ingress] {
+            let (shelf, set_shelf) = &mut shelves[direction as usize];
+            let book = Rulebook::new(inputs.policy, inputs.mode, direction, index, shelf);
+            let about = book.about_workloads(index);
+            let mut builder = SetBuilder::new(
+                &book,
+                index,
+                node,
+                inputs.mode,
+                numbers,
+                &mut image,
+                set_shelf,
+            );
+            let mut enter = |identity, number| {
+                let entry = sets.entry(identity).or_insert(Sets {
+                    numbers: [ALLOW_ALL; 2],
+                });
+                entry.numbers[direction as usize] = number;
+            };
+            let host = builder.set(identity::HOST, &book.about_host())?;
+            enter(identity::HOST, host);
+            for (position, policies) in about.iter().enumerate() {
+                let number = index.identity(count(position));
+                if known.is_local(number) {
+                    enter(number, builder.set(number, policies)?);
+                }
+            }
+            builder.finish();
+        }
+        index.settle();
+        image.sets = sets;
+        sets::blocked(node, inputs.mode, numbers, &mut image)?;
+        image.rules = numbers.live_rules().clone();
+        image.addresses = known.addresses.clone();
+        image.host_addresses = known.host_addresses.clone();
+        image.prefixes = known.prefixes.clone();
+        image.workloads = known.workloads.clone();
+        image.identities = known.identities.clone();
+        Ok(Some(image))
+    }
 }

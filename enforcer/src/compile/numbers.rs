@@ -5,7 +5,7 @@
 //! same thing until [`Numbers::retire`] says that the kernel has forgotten it.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap, HashSet},
     hash::Hash,
     sync::Arc,
 };
@@ -15,8 +15,9 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::{
     bridge::TRANSIENT,
-    image::{Identity, IdentitySubject, RuleDirection, RuleInfo},
+    image::{Identity, IdentitySubject, Image, RuleDirection, RuleInfo},
     limits::CompileError,
+    numbered::Numbered,
 };
 
 /// Every number given out. The daemon keeps it in its state directory, as JSON.
@@ -30,9 +31,15 @@ pub struct Numbers {
     serial: u64,
     identities: Space<Arc<Identity>>,
     rules: Space<Arc<RuleKey>>,
-    rule_infos: BTreeMap<u32, Arc<RuleInfo>>,
+    rule_infos: Numbered<Arc<RuleInfo>>,
     sets: Space<ContentDigest>,
     tables: Space<ContentDigest>,
+    /// The identities by number: what `identities` says, the other way round.
+    #[serde(skip)]
+    known: Numbered<Arc<Identity>>,
+    /// The way back to before the compilation that is under way.
+    #[serde(skip)]
+    infos_before: Vec<(u32, Option<Arc<RuleInfo>>)>,
 }
 
 /// The first 128 bits of the SHA-256 over a set's or table's content.
@@ -69,51 +76,100 @@ impl Numbers {
         self.tables.last = self.tables.last.max(table);
     }
 
-    /// Forgets what no compilation since that of image `serial` needed, that one included. To
-    /// be called when that image has been in force long enough for the kernel to have
-    /// forgotten its predecessors. Until then every image covers the identities of the earlier
-    /// ones too, so that a peer whose identity changes is judged right under either number.
-    pub fn retire(&mut self, serial: u64) {
-        self.identities.retire(serial);
-        self.sets.retire(serial);
-        self.tables.retire(serial);
-        let freed = self.rules.retire(serial);
+    /// Forgets what neither `image` needs nor any image since the last call needed. To be called
+    /// with the image in force, and so rarely that the kernel has forgotten by then what was
+    /// replaced before the last call. Until then every image covers the identities of the
+    /// earlier ones too, so that a peer whose identity changes is judged right under either
+    /// number.
+    pub fn retire(&mut self, image: &Image) -> Retired {
+        let entries = image.policies.iter().map(|(_, entry)| entry.decision);
+        let decisions = entries.chain(image.ports.iter().map(|(_, decision)| *decision));
+        let mut rules: HashSet<u32> = decisions.map(|decision| decision.rule).collect();
+        rules.extend(image.blocked.values().map(|(rule, _)| *rule));
+        let identities: HashSet<u32> = (image.addresses.values())
+            .chain(image.prefixes.values())
+            .chain(image.host_addresses.values())
+            .chain(image.workloads.values())
+            .copied()
+            .collect();
+        let sets = image.policies.parts().map(|(set, _)| set).collect();
+        let tables = image.ports.parts().map(|(table, _)| table).collect();
+
+        let mut retired = Retired::default();
+        for number in self.identities.retire(&identities, &mut retired) {
+            self.known.remove(number);
+        }
+        self.sets.retire(&sets, &mut retired);
+        self.tables.retire(&tables, &mut retired);
+        let freed = self.rules.retire(&rules, &mut retired);
         for number in &freed {
-            self.rule_infos.remove(number);
+            self.rule_infos.remove(*number);
         }
         self.rules.free.extend(freed);
+        if retired.forgotten {
+            // Not the numbers any more that anybody has seen.
+            self.serial += 1;
+        }
+        retired
     }
 
-    /// Whether [`Numbers::retire`] would forget something.
-    pub fn has_retirable(&self, serial: u64) -> bool {
-        self.identities.has_unused(serial)
-            || self.rules.has_unused(serial)
-            || self.sets.has_unused(serial)
-            || self.tables.has_unused(serial)
+    /// The serial of the last image.
+    pub(super) fn serial(&self) -> u64 {
+        self.serial
     }
 
     /// The serial of the next image.
     pub(super) fn begin(&mut self) -> u64 {
+        if self.known.len() != self.identities.slots.len() {
+            let slots = self.identities.slots.iter();
+            self.known = slots.map(|(id, slot)| (slot.number, id.clone())).collect();
+        }
+        self.identities.begin();
+        self.rules.begin();
+        self.sets.begin();
+        self.tables.begin();
+        self.infos_before.clear();
         self.serial += 1;
         self.serial
+    }
+
+    /// Takes back every number given since [`Numbers::begin`].
+    pub(super) fn roll_back(&mut self) {
+        for number in self.identities.roll_back() {
+            self.known.remove(number);
+        }
+        self.rules.roll_back();
+        self.sets.roll_back();
+        self.tables.roll_back();
+        while let Some((number, info)) = self.infos_before.pop() {
+            match info {
+                Some(info) => drop(self.rule_infos.insert(number, info)),
+                None => drop(self.rule_infos.remove(number)),
+            }
+        }
+        self.serial -= 1;
     }
 
     pub(super) fn identity(&mut self, identity: &Arc<Identity>) -> Result<u32, CompileError> {
         match identity.subject {
             IdentitySubject::Host if identity.prefixes.is_empty() => Ok(identity::HOST),
             IdentitySubject::World if identity.prefixes.is_empty() => Ok(identity::WORLD),
-            _ => self
-                .identities
-                .number(identity, self.serial, identity::FIRST)
-                .filter(|number| *number < TRANSIENT)
-                .ok_or(CompileError::NumbersExhausted { what: "identities" }),
+            _ => {
+                let number = (self.identities)
+                    .number(identity, identity::FIRST)
+                    .filter(|number| *number < TRANSIENT)
+                    .ok_or(CompileError::NumbersExhausted { what: "identities" })?;
+                if !self.known.contains_key(&number) {
+                    self.known.insert(number, identity.clone());
+                }
+                Ok(number)
+            }
         }
     }
 
     /// Every identity that the kernel may hold, by number, without host and world as such.
-    pub(super) fn live_identities(&self) -> BTreeMap<u32, Arc<Identity>> {
-        let slots = self.identities.slots.iter();
-        slots.map(|(id, slot)| (slot.number, id.clone())).collect()
+    pub(super) fn live_identities(&self) -> &Numbered<Arc<Identity>> {
+        &self.known
     }
 
     pub(super) fn rule(
@@ -123,19 +179,27 @@ impl Numbers {
     ) -> Result<u32, CompileError> {
         let number = self
             .rules
-            .number(&Arc::new(key), self.serial, 1)
+            .number(&Arc::new(key), 1)
             .ok_or(CompileError::NumbersExhausted { what: "rules" })?;
-        self.rule_infos.insert(number, Arc::new(info()));
+        let info = info();
+        if self
+            .rule_infos
+            .get(&number)
+            .is_none_or(|known| **known != info)
+        {
+            let before = self.rule_infos.insert(number, Arc::new(info));
+            self.infos_before.push((number, before));
+        }
         Ok(number)
     }
 
-    pub(super) fn live_rules(&self) -> &BTreeMap<u32, Arc<RuleInfo>> {
+    pub(super) fn live_rules(&self) -> &Numbered<Arc<RuleInfo>> {
         &self.rule_infos
     }
 
     pub(super) fn set(&mut self, content: &ContentDigest) -> Result<u32, CompileError> {
         self.sets
-            .number(content, self.serial, 1)
+            .number(content, 1)
             .ok_or(CompileError::NumbersExhausted {
                 what: "policy sets",
             })
@@ -143,11 +207,20 @@ impl Numbers {
 
     pub(super) fn table(&mut self, content: &ContentDigest) -> Result<u32, CompileError> {
         self.tables
-            .number(content, self.serial, 1)
+            .number(content, 1)
             .ok_or(CompileError::NumbersExhausted {
                 what: "port tables",
             })
     }
+}
+
+/// What [`Numbers::retire`] did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Retired {
+    /// Numbers were forgotten: the next image has less in it.
+    pub forgotten: bool,
+    /// There are numbers that the next call may forget.
+    pub idle: bool,
 }
 
 /// One space of numbers.
@@ -167,6 +240,13 @@ struct Space<K: Eq + Hash> {
         deserialize_with = "read_slots"
     )]
     slots: HashMap<K, Slot>,
+    /// What was numbered since the compilation began, and `last` before it.
+    #[serde(skip, default = "nothing_given")]
+    given: (u32, Vec<K>),
+}
+
+fn nothing_given<K>() -> (u32, Vec<K>) {
+    (0, Vec::new())
 }
 
 impl<K: Eq + Hash> Default for Space<K> {
@@ -175,6 +255,7 @@ impl<K: Eq + Hash> Default for Space<K> {
             last: 0,
             free: BTreeSet::new(),
             slots: HashMap::new(),
+            given: nothing_given(),
         }
     }
 }
@@ -182,15 +263,30 @@ impl<K: Eq + Hash> Default for Space<K> {
 #[derive(Clone, Copy, Debug)]
 struct Slot {
     number: u32,
-    /// Serial of the last compilation that needed it.
-    used: u64,
+    /// No image has needed it since [`Numbers::retire`] was called.
+    idle: bool,
 }
 
 impl<K: Eq + Hash + Clone> Space<K> {
+    fn begin(&mut self) {
+        self.given = (self.last, Vec::new());
+    }
+
+    /// Returns the numbers that have no meaning again.
+    fn roll_back(&mut self) -> Vec<u32> {
+        let (last, keys) = std::mem::take(&mut self.given);
+        let slots = keys.iter().filter_map(|key| self.slots.remove(key));
+        let numbers: Vec<u32> = slots.map(|slot| slot.number).collect();
+        let reused = numbers.iter().filter(|number| **number <= last);
+        self.free.extend(reused);
+        self.last = last;
+        numbers
+    }
+
     /// `None` when there is no number left.
-    fn number(&mut self, key: &K, serial: u64, first: u32) -> Option<u32> {
+    fn number(&mut self, key: &K, first: u32) -> Option<u32> {
         if let Some(slot) = self.slots.get_mut(key) {
-            slot.used = serial;
+            slot.idle = false;
             return Some(slot.number);
         }
         let number = match self.free.pop_first() {
@@ -200,19 +296,28 @@ impl<K: Eq + Hash + Clone> Space<K> {
         self.last = self.last.max(number);
         let slot = Slot {
             number,
-            used: serial,
+            idle: false,
         };
         self.slots.insert(key.clone(), slot);
+        self.given.1.push(key.clone());
         Some(number)
     }
 
-    fn retire(&mut self, serial: u64) -> Vec<u32> {
-        let unused = self.slots.extract_if(|_, slot| slot.used < serial);
-        unused.map(|(_, slot)| slot.number).collect()
-    }
-
-    fn has_unused(&self, serial: u64) -> bool {
-        self.slots.values().any(|slot| slot.used < serial)
+    /// Returns what is forgotten.
+    fn retire(&mut self, used: &HashSet<u32>, retired: &mut Retired) -> Vec<u32> {
+        let mut forgotten = Vec::new();
+        self.slots.retain(|_, slot| {
+            let idle = !used.contains(&slot.number);
+            if idle && slot.idle {
+                forgotten.push(slot.number);
+                return false;
+            }
+            slot.idle = idle;
+            retired.idle |= idle;
+            true
+        });
+        retired.forgotten |= !forgotten.is_empty();
+        forgotten
     }
 }
 
@@ -220,7 +325,7 @@ fn write_slots<K: Serialize, S: Serializer>(
     slots: &HashMap<K, Slot>,
     serializer: S,
 ) -> Result<S::Ok, S::Error> {
-    let mut list: Vec<_> = slots.iter().map(|(k, s)| (s.number, s.used, k)).collect();
+    let mut list: Vec<_> = slots.iter().map(|(k, s)| (s.number, s.idle, k)).collect();
     list.sort_unstable_by_key(|(number, ..)| *number);
     serializer.collect_seq(list)
 }
@@ -228,15 +333,20 @@ fn write_slots<K: Serialize, S: Serializer>(
 fn read_slots<'de, K: Deserialize<'de> + Eq + Hash, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<HashMap<K, Slot>, D::Error> {
-    let list = Vec::<(u32, u64, K)>::deserialize(deserializer)?;
+    let list = Vec::<(u32, bool, K)>::deserialize(deserializer)?;
     let slots = list.into_iter();
     Ok(slots
-        .map(|(number, used, key)| (key, Slot { number, used }))
+        .map(|(number, idle, key)| (key, Slot { number, idle }))
         .collect())
 }
 
 #[cfg(test)]
 mod tests {
+    use enforcer_common::{
+        Action, Decision, Reason,
+        policy_key::{PolicyEntry, PolicyKey},
+    };
+
     use super::*;
     use crate::policy::model::{Mode, RuleAction};
 
@@ -260,19 +370,65 @@ mod tests {
         numbers.rule(key, info).expect("numbers are left")
     }
 
+    fn image_with_rules(rules: &[u32]) -> Image {
+        let entry = |rule| PolicyEntry {
+            decision: Decision::new(Action::Deny, Reason::Rule, rule),
+            table: 0,
+            lengths: 0,
+        };
+        let key = |peer| PolicyKey { set: 1, peer };
+        Image {
+            policies: rules.iter().map(|n| (key(*n), entry(*n))).collect(),
+            ..Image::default()
+        }
+    }
+
     #[test]
     fn rule_numbers_are_free_again_only_when_retired() {
         let mut numbers = Numbers::default();
         numbers.begin();
         assert_eq!(rule(&mut numbers, "a"), 1);
-        let second = numbers.begin();
+        numbers.begin();
         assert_eq!(rule(&mut numbers, "b"), 2);
-        assert!(numbers.has_retirable(second));
-        numbers.retire(second);
-        assert!(!numbers.has_retirable(second));
-        assert_eq!(numbers.live_rules().len(), 1);
+        let image = image_with_rules(&[2]);
+        let retired = numbers.retire(&image);
+        assert!(retired.idle && !retired.forgotten);
+        numbers.begin();
+        assert_eq!(rule(&mut numbers, "c"), 3);
+        let retired = numbers.retire(&image);
+        // `c` came after the first call.
+        assert!(retired.idle && retired.forgotten);
+        assert!(numbers.live_rules().keys().eq(&[2, 3]));
+        assert_eq!(rule(&mut numbers, "d"), 1);
+        assert_eq!(rule(&mut numbers, "b"), 2);
+        // Needed again just in time.
+        assert_eq!(rule(&mut numbers, "c"), 3);
+        numbers.retire(&image_with_rules(&[1, 2]));
+        assert!(numbers.live_rules().keys().eq(&[1, 2, 3]));
+    }
+
+    #[test]
+    fn a_compilation_that_failed_gave_no_numbers() {
+        let mut numbers = Numbers::default();
+        numbers.begin();
+        rule(&mut numbers, "a");
+        rule(&mut numbers, "b");
+        let image = image_with_rules(&[2]);
+        numbers.retire(&image);
+        numbers.retire(&image);
+        let before = serde_json::to_string(&numbers).unwrap();
+        numbers.begin();
         assert_eq!(rule(&mut numbers, "c"), 1);
-        assert_eq!(rule(&mut numbers, "b"), 2);
+        assert_eq!(rule(&mut numbers, "d"), 3);
+        numbers.set(&[1; 16]).unwrap();
+        let identity = Identity {
+            subject: IdentitySubject::World,
+            prefixes: ["::/0".parse().unwrap()].into(),
+        };
+        numbers.identity(&Arc::new(identity)).unwrap();
+        numbers.roll_back();
+        assert_eq!(serde_json::to_string(&numbers).unwrap(), before);
+        assert!(numbers.live_identities().is_empty());
     }
 
     #[test]
@@ -282,8 +438,8 @@ mod tests {
         numbers.start_above(0, 100, 7);
         assert_eq!(numbers.set(&[1; 16]), Ok(101));
         assert_eq!(numbers.table(&[1; 16]), Ok(8));
-        let later = numbers.begin();
-        numbers.retire(later);
+        numbers.retire(&Image::default());
+        assert!(numbers.retire(&Image::default()).forgotten);
         assert_eq!(numbers.set(&[1; 16]), Ok(102));
         numbers.start_above(0, u32::MAX, 0);
         assert_eq!(

@@ -1,30 +1,54 @@
 //! A set of prefixes that is asked which of its members contain another prefix.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 
 use ipnet::IpNet;
 
 /// Prefixes, host bits cleared, each with a value. Asking costs one look-up for each distinct
 /// prefix length of the family, of which there are few, however many prefixes there are.
+#[derive(Debug)]
 pub(super) struct PrefixTable<V> {
     entries: HashMap<IpNet, V>,
-    /// Lengths in use: IPv4, IPv6.
-    lengths: [BTreeSet<u8>; 2],
+    /// How many prefixes of a length there are: IPv4, IPv6.
+    lengths: [BTreeMap<u8, usize>; 2],
+}
+
+impl<V> Default for PrefixTable<V> {
+    fn default() -> Self {
+        Self {
+            entries: HashMap::new(),
+            lengths: [BTreeMap::new(), BTreeMap::new()],
+        }
+    }
 }
 
 impl<V> PrefixTable<V> {
-    pub fn new() -> Self {
-        Self {
-            entries: HashMap::new(),
-            lengths: [BTreeSet::new(), BTreeSet::new()],
+    /// The value of a prefix, which is `value` where it is not there yet.
+    pub fn add(&mut self, prefix: IpNet, value: V) -> &mut V {
+        let prefix = prefix.trunc();
+        self.entries.entry(prefix).or_insert_with(|| {
+            let length = self.lengths[family(&prefix)].entry(prefix.prefix_len());
+            *length.or_default() += 1;
+            value
+        })
+    }
+
+    /// Takes a prefix away.
+    pub fn remove(&mut self, prefix: &IpNet) {
+        if self.entries.remove(prefix).is_some() {
+            let lengths = &mut self.lengths[family(prefix)];
+            if let Some(left) = lengths.get_mut(&prefix.prefix_len()) {
+                *left -= 1;
+                if *left == 0 {
+                    lengths.remove(&prefix.prefix_len());
+                }
+            }
         }
     }
 
-    /// Adds a prefix unless it is there: the first value stays.
-    pub fn add(&mut self, prefix: IpNet, value: V) {
-        let prefix = prefix.trunc();
-        self.lengths[family(&prefix)].insert(prefix.prefix_len());
-        self.entries.entry(prefix).or_insert(value);
+    /// Whether a prefix is there.
+    pub fn has(&self, prefix: &IpNet) -> bool {
+        self.entries.contains_key(prefix)
     }
 
     /// The members that contain `prefix`, itself included, longest first.
@@ -32,14 +56,10 @@ impl<V> PrefixTable<V> {
         self.lengths[family(&prefix)]
             .range(..=prefix.prefix_len())
             .rev()
-            .filter_map(move |length| {
+            .filter_map(move |(length, _)| {
                 let wider = IpNet::new(prefix.addr(), *length).ok()?.trunc();
                 self.entries.get(&wider).map(|value| (wider, value))
             })
-    }
-
-    pub fn keys(&self) -> impl Iterator<Item = &IpNet> {
-        self.entries.keys()
     }
 }
 
@@ -57,7 +77,7 @@ mod tests {
 
     #[test]
     fn finds_every_wider_member_of_the_family_longest_first() {
-        let mut table = PrefixTable::new();
+        let mut table = PrefixTable::default();
         for (i, prefix) in [
             "10.0.0.0/8",
             "10.1.2.3/16",
@@ -82,5 +102,11 @@ mod tests {
         let found: Vec<_> = table.containing(net("10.0.0.0/8")).map(|f| f.0).collect();
         assert_eq!(found, [net("10.0.0.0/8"), net("0.0.0.0/0")]);
         assert_eq!(table.containing(net("2001:db8::1/128")).count(), 1);
+        table.remove(&net("10.1.0.0/16"));
+        table.remove(&net("10.1.0.0/16"));
+        let found: Vec<_> = table.containing(net("10.2.1.0/24")).map(|f| *f.1).collect();
+        assert_eq!(found, [2, 0, 4]);
+        table.remove(&net("10.2.0.0/16"));
+        assert_eq!(table.lengths[0].keys().collect::<Vec<_>>(), [&0, &8]);
     }
 }

@@ -1,10 +1,13 @@
 //! Policy sets: what one list of policies says of every peer.
 
-use std::collections::HashMap;
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use enforcer_common::{
     Decision, Reason, identity,
-    policy_key::{ALLOW_ALL, PolicyEntry, PolicyKey, PortKey},
+    policy_key::{ALLOW_ALL, PolicyEntry, PortKey},
 };
 use sha2::{Digest, Sha256};
 
@@ -14,27 +17,51 @@ use super::{
     numbers::{ContentDigest, Numbers, RuleKey, RuleName},
     peers::PeerIndex,
     ranges,
-    rules::{Rulebook, count},
+    rules::{PolicyRules, Rulebook, count},
+    tables::{SetEntries, TableEntries, in_order},
     tiers::{Cause, Ground, Matching, Outcome},
 };
 use crate::policy::model::{Fallback, Mode, NodeSettings, RuleAction};
 
 /// Compiles the sets of one direction into an image.
 pub(super) struct SetBuilder<'a> {
-    book: &'a Rulebook<'a>,
-    index: &'a PeerIndex<'a>,
+    book: &'a Rulebook,
+    index: &'a PeerIndex,
     node: &'a NodeSettings,
     node_mode: Mode,
     numbers: &'a mut Numbers,
     image: &'a mut Image,
-    /// Sets by the list of policies that they come from.
-    done: HashMap<Vec<u32>, u32>,
+    shelf: &'a mut SetShelf,
+    /// Sets by the policies that they come from.
+    done: HashMap<Vec<u64>, Arc<KnownSet>>,
+    /// The policies of every identity that has a set.
+    policies_of: HashMap<u32, Vec<u64>>,
+    /// Policies with a peer that matches more than in the last compilation.
+    grown: HashSet<u64>,
     /// Numbers of rules, isolating policies and the default; 0 where not given yet.
     rule_numbers: Vec<u32>,
     isolation_numbers: Vec<u32>,
     default_number: u32,
     /// By position: the class of the peer in the set at work; [`ROOT`] between sets.
     class_of: Vec<u32>,
+}
+
+/// The sets of the last compilation in one direction.
+#[derive(Debug, Default)]
+pub(super) struct SetShelf {
+    sets: HashMap<Vec<u64>, Arc<KnownSet>>,
+    policies_of: HashMap<u32, Vec<u64>>,
+    tables: HashMap<u32, TableEntries>,
+}
+
+/// A set, and what it was made of.
+#[derive(Debug)]
+struct KnownSet {
+    policies: Vec<Arc<PolicyRules>>,
+    number: u32,
+    /// By peer, ascending, the wildcard first.
+    entries: SetEntries,
+    tables: Vec<u32>,
 }
 
 /// Peers of one class are matched by the same rules. A class is the one that it was before the
@@ -54,13 +81,23 @@ const NO_RULE: u32 = u32::MAX;
 
 impl<'a> SetBuilder<'a> {
     pub fn new(
-        book: &'a Rulebook<'a>,
-        index: &'a PeerIndex<'a>,
+        book: &'a Rulebook,
+        index: &'a PeerIndex,
         node: &'a NodeSettings,
         node_mode: Mode,
         numbers: &'a mut Numbers,
         image: &'a mut Image,
+        shelf: &'a mut SetShelf,
     ) -> Self {
+        let grown = index.grown();
+        let has_grown = |says: &PolicyRules| says.peers().any(|peer| grown.contains_key(&peer));
+        let policies = book.policies.iter().map(|policy| &*policy.says);
+        let grown = if grown.is_empty() {
+            HashSet::new()
+        } else {
+            let policies = policies.filter(|says| has_grown(says));
+            policies.map(|says| says.id).collect()
+        };
         Self {
             book,
             index,
@@ -68,35 +105,185 @@ impl<'a> SetBuilder<'a> {
             node_mode,
             numbers,
             image,
+            shelf,
             done: HashMap::new(),
-            rule_numbers: vec![0; book.rules.len()],
+            policies_of: HashMap::new(),
+            grown,
+            rule_numbers: vec![0; book.len()],
             isolation_numbers: vec![0; book.policies.len()],
             default_number: 0,
-            class_of: vec![ROOT; index.len()],
+            class_of: Vec::new(),
         }
     }
 
-    /// The number of the set that the policies at these (ascending) indices make.
-    pub fn set(&mut self, policies: Vec<u32>) -> Result<u32, CompileError> {
+    /// The number of the set that the policies at these (ascending) indices make for an
+    /// identity.
+    pub fn set(&mut self, identity: u32, policies: &[u32]) -> Result<u32, CompileError> {
         let default = self.node.default[self.book.direction as usize];
         if policies.is_empty() && default == Fallback::Allow {
             return Ok(ALLOW_ALL);
         }
-        if let Some(number) = self.done.get(&policies) {
-            return Ok(*number);
+        let says = policies.iter();
+        let says = says.map(|policy| &self.book.policies[*policy as usize].says);
+        let ids: Vec<u64> = says.clone().map(|says| says.id).collect();
+        if let Some(set) = self.done.get(&ids) {
+            self.policies_of.insert(identity, ids);
+            return Ok(set.number);
         }
-        let entries = self.entries(&policies, default)?;
-        let mut digest = Sha256::new();
-        for (peer, entry) in &entries {
-            digest.update(bytemuck::bytes_of(peer));
-            digest.update(bytemuck::bytes_of(entry));
+        let known = self.shelf.sets.get(&ids);
+        let unchanged = known.filter(|_| !ids.iter().any(|id| self.grown.contains(id)));
+        let set = if let Some(known) = unchanged {
+            known.clone()
+        } else {
+            let former = self.shelf.policies_of.get(&identity);
+            let former = known.or_else(|| self.shelf.sets.get(former?)).cloned();
+            let says: Vec<_> = says.cloned().collect();
+            let patched = match former {
+                Some(former) => self.patched(&former, &says, policies, default)?,
+                None => None,
+            };
+            let entries = match patched {
+                Some(entries) => entries,
+                None => self.entries(policies, default)?,
+            };
+            Arc::new(KnownSet {
+                policies: says,
+                number: self.numbers.set(&digest_of(&entries))?,
+                tables: tables_of(&entries),
+                entries: entries.into(),
+            })
+        };
+        self.image.policies.put(set.number, set.entries.clone());
+        for table in &set.tables {
+            let entries = self.shelf.tables[table].clone();
+            self.image.ports.put(*table, entries);
         }
-        let set = self.numbers.set(&shortened(digest))?;
-        for (peer, entry) in entries {
-            self.image.policies.insert(PolicyKey { set, peer }, entry);
+        let number = set.number;
+        self.policies_of.insert(identity, ids.clone());
+        self.done.insert(ids, set);
+        Ok(number)
+    }
+
+    /// Keeps what was made for the next compilation.
+    pub fn finish(self) {
+        let tables: HashSet<u32> = self
+            .done
+            .values()
+            .flat_map(|s| &s.tables)
+            .copied()
+            .collect();
+        self.shelf.tables.retain(|table, _| tables.contains(table));
+        self.shelf.sets = self.done;
+        self.shelf.policies_of = self.policies_of;
+    }
+
+    /// What holds besides the rules where these policies select.
+    fn ground(&self, policies: &[u32], default: Fallback) -> Ground {
+        let says = |policy: &u32| &self.book.policies[*policy as usize].says;
+        let mut isolating = policies.iter().filter(|policy| says(policy).isolates());
+        Ground {
+            isolation: isolating.clone().next().copied(),
+            enforced_isolation: isolating
+                .find(|policy| says(policy).mode == Mode::Enforce)
+                .copied(),
+            default,
+            mode: self.node_mode,
         }
-        self.done.insert(policies, set);
-        Ok(set)
+    }
+
+    /// The entries of a set of these policies by peer, made from those of a former one: only
+    /// what is said of peers that the difference is about is found anew. `None` where the
+    /// difference is about everybody or nearly.
+    fn patched(
+        &mut self,
+        former: &KnownSet,
+        says: &[Arc<PolicyRules>],
+        policies: &[u32],
+        default: Fallback,
+    ) -> Result<Option<Vec<(u32, PolicyEntry)>>, CompileError> {
+        let (book, index) = (self.book, self.index);
+        let ids = |list: &[Arc<PolicyRules>]| list.iter().map(|p| p.id).collect::<HashSet<_>>();
+        let (before, now) = (ids(&former.policies), ids(says));
+        let gone = former.policies.iter().filter(|p| !now.contains(&p.id));
+        let come = says.iter().filter(|p| !before.contains(&p.id));
+        let different: Vec<_> = gone.chain(come).collect();
+        if different.iter().any(|policy| policy.for_everybody)
+            || !same_isolation(&former.policies, says)
+        {
+            return Ok(None);
+        }
+        let mut affected: Vec<u32> = different
+            .iter()
+            .flat_map(|policy| policy.peers())
+            .flat_map(|peer| index.matching(peer))
+            .copied()
+            .collect();
+        for policy in says.iter().filter(|p| self.grown.contains(&p.id)) {
+            let grown = policy.peers().filter_map(|peer| index.grown().get(&peer));
+            affected.extend(grown.flatten());
+        }
+        affected.sort_unstable();
+        affected.dedup();
+        if affected.len() > former.entries.len() / 2 {
+            return Ok(None);
+        }
+
+        let mut matched: Vec<Vec<u32>> = vec![Vec::new(); affected.len()];
+        let mut concerned = vec![false; index.peers()];
+        let mut by_peer: HashMap<u32, Vec<usize>> = HashMap::new();
+        for (at, position) in affected.iter().enumerate() {
+            for peer in index.matched_by(*position) {
+                concerned[peer as usize] = true;
+                by_peer.entry(peer).or_default().push(at);
+            }
+        }
+        let mut for_everybody = Vec::new();
+        for policy in policies {
+            let policy = &book.policies[*policy as usize];
+            for (number, rule) in (policy.first..).zip(&policy.says.rules) {
+                let Some(peers) = &rule.peers else {
+                    for_everybody.push(number);
+                    continue;
+                };
+                for peer in peers.iter().filter(|peer| concerned[**peer as usize]) {
+                    for at in &by_peer[peer] {
+                        // Another peer of the same rule may have matched already.
+                        if matched[*at].last() != Some(&number) {
+                            matched[*at].push(number);
+                        }
+                    }
+                }
+            }
+        }
+
+        let ground = self.ground(policies, default);
+        let wildcard = self.entry(&for_everybody, &ground)?;
+        if former.entries.first() != Some(&(identity::ANY, wildcard)) {
+            return Ok(None);
+        }
+        let mut entries = Vec::with_capacity(former.entries.len() + affected.len());
+        let mut kept = &former.entries[..];
+        for (position, rules) in affected.iter().zip(matched) {
+            let peer = index.identity(*position);
+            let until = kept.partition_point(|(other, _)| *other < peer);
+            entries.extend_from_slice(&kept[..until]);
+            kept = &kept[until..];
+            if let Some(((_, _), rest)) = kept.split_first().filter(|(e, _)| e.0 == peer) {
+                kept = rest;
+            }
+            if rules.is_empty() {
+                continue;
+            }
+            let mut rules = rules;
+            rules.extend(&for_everybody);
+            rules.sort_unstable();
+            let entry = self.entry(&rules, &ground)?;
+            if entry != wildcard {
+                entries.push((peer, entry));
+            }
+        }
+        entries.extend_from_slice(kept);
+        Ok(Some(entries))
     }
 
     /// The entries of a set by peer, ascending, the wildcard first.
@@ -106,17 +293,8 @@ impl<'a> SetBuilder<'a> {
         default: Fallback,
     ) -> Result<Vec<(u32, PolicyEntry)>, CompileError> {
         let (book, index) = (self.book, self.index);
-        let mut isolating = policies
-            .iter()
-            .copied()
-            .filter(|p| book.policies[*p as usize].isolates());
-        let ground = Ground {
-            isolation: isolating.clone().next(),
-            enforced_isolation: isolating
-                .find(|p| book.policies[*p as usize].mode == Mode::Enforce),
-            default,
-            mode: self.node_mode,
-        };
+        let ground = self.ground(policies, default);
+        self.class_of.resize(index.len(), ROOT);
 
         let mut for_everybody = Vec::new();
         let mut classes = vec![Class {
@@ -128,14 +306,14 @@ impl<'a> SetBuilder<'a> {
         let mut touched = Vec::new();
         for policy in policies {
             let policy = &book.policies[*policy as usize];
-            for rule in policy.first..policy.end {
-                let Some(lists) = book.peer_lists(&book.rules[rule as usize], index) else {
-                    for_everybody.push(rule);
+            for (number, rule) in (policy.first..).zip(&policy.says.rules) {
+                let Some(peers) = &rule.peers else {
+                    for_everybody.push(number);
                     continue;
                 };
-                for position in lists.flatten() {
+                for position in peers.iter().flat_map(|peer| index.matching(*peer)) {
                     let class = &mut self.class_of[*position as usize];
-                    let new = refine(&mut classes, *class, rule);
+                    let new = refine(&mut classes, *class, number);
                     if *class == ROOT {
                         touched.push(*position);
                     }
@@ -158,7 +336,7 @@ impl<'a> SetBuilder<'a> {
                 *by_class[class as usize].insert(self.entry(&rules, &ground)?)
             };
             if entry != wildcard {
-                entries.push((index.number(position), entry));
+                entries.push((index.identity(position), entry));
             }
         }
         Ok(entries)
@@ -170,7 +348,7 @@ impl<'a> SetBuilder<'a> {
         let mut everywhere = Matching::default();
         let mut protocols = Vec::new();
         for number in rules {
-            let rule = &book.rules[*number as usize];
+            let (_, rule) = book.rule(*number);
             if rule.all_ports {
                 everywhere.add(*number, rule.tier, rule.deny, rule.enforced);
             } else {
@@ -202,7 +380,7 @@ impl<'a> SetBuilder<'a> {
         // (port, whether the rule begins there, rule)
         let mut edges: Vec<(u32, bool, u32)> = Vec::new();
         for number in rules {
-            let rule = &self.book.rules[*number as usize];
+            let (_, rule) = self.book.rule(*number);
             if rule.all_ports {
                 continue;
             }
@@ -218,7 +396,7 @@ impl<'a> SetBuilder<'a> {
         let mut start = 0_u32;
         while start < 1 << 16 {
             while let Some((_, begins, number)) = edges.next_if(|(port, ..)| *port == start) {
-                let rule = &self.book.rules[number as usize];
+                let (_, rule) = self.book.rule(number);
                 if begins {
                     matching.add(number, rule.tier, rule.deny, rule.enforced);
                 } else {
@@ -263,11 +441,14 @@ impl<'a> SetBuilder<'a> {
         let table = if content.is_empty() {
             0
         } else {
-            self.numbers.table(&shortened(digest))?
+            let table = self.numbers.table(&shortened(digest))?;
+            self.shelf.tables.entry(table).or_insert_with(|| {
+                let content = content.into_iter();
+                let content = content.map(|(key, decision)| (PortKey { table, ..key }, decision));
+                in_order(content.collect())
+            });
+            table
         };
-        for (key, decision) in content {
-            self.image.ports.insert(PortKey { table, ..key }, decision);
-        }
         Ok(PolicyEntry {
             decision,
             table,
@@ -290,9 +471,9 @@ impl<'a> SetBuilder<'a> {
         if given != 0 {
             return Ok(given);
         }
-        let book_rule = &self.book.rules[index as usize];
-        let policy = &self.book.policies[book_rule.policy as usize];
-        let document = policy.policy;
+        let (policy, book_rule) = self.book.rule(index);
+        let policy = &self.book.policies[policy as usize].says;
+        let document = &policy.policy;
         let rules = document.rules[self.book.direction as usize].as_deref();
         let rules = rules.unwrap_or_default();
         let rule = &rules[book_rule.place];
@@ -322,8 +503,8 @@ impl<'a> SetBuilder<'a> {
         if given != 0 {
             return Ok(given);
         }
-        let policy = &self.book.policies[index as usize];
-        let document = policy.policy;
+        let policy = &self.book.policies[index as usize].says;
+        let document = &policy.policy;
         let key = RuleKey {
             namespace: document.namespace.clone(),
             policy: document.name.clone(),
@@ -410,6 +591,49 @@ fn rules_of(classes: &[Class], mut class: u32, for_everybody: &[u32]) -> Vec<u32
     }
     rules.sort_unstable();
     rules
+}
+
+/// Whether two lists of policies isolate by the same ones, which default denies are named after.
+fn same_isolation(one: &[Arc<PolicyRules>], other: &[Arc<PolicyRules>]) -> bool {
+    let names = |list: &[Arc<PolicyRules>], enforced: bool| {
+        let mut isolating = list.iter().filter(|policy| policy.isolates());
+        let found = isolating.find(|policy| !enforced || policy.mode == Mode::Enforce);
+        found.map(|found| (found.policy.namespace.clone(), found.policy.name.clone()))
+    };
+    [false, true]
+        .into_iter()
+        .all(|enforced| names(one, enforced) == names(other, enforced))
+}
+
+/// The port tables of a set.
+fn tables_of(entries: &[(u32, PolicyEntry)]) -> Vec<u32> {
+    let mut tables = HashSet::new();
+    let mut last = 0;
+    for (_, entry) in entries {
+        if entry.table != last {
+            last = entry.table;
+            tables.insert(last);
+        }
+    }
+    let mut tables: Vec<u32> = tables.into_iter().filter(|table| *table != 0).collect();
+    tables.sort_unstable();
+    tables
+}
+
+fn digest_of(entries: &[(u32, PolicyEntry)]) -> ContentDigest {
+    /// Entries that are handed over together.
+    const TOGETHER: usize = 256;
+    let mut digest = Sha256::new();
+    let mut bytes = Vec::with_capacity(TOGETHER * size_of::<(u32, PolicyEntry)>());
+    for some in entries.chunks(TOGETHER) {
+        bytes.clear();
+        for (peer, entry) in some {
+            bytes.extend_from_slice(bytemuck::bytes_of(peer));
+            bytes.extend_from_slice(bytemuck::bytes_of(entry));
+        }
+        digest.update(&bytes);
+    }
+    shortened(digest)
 }
 
 fn shortened(digest: Sha256) -> ContentDigest {

@@ -24,10 +24,12 @@ use std::{collections::HashMap, hash::Hash, net::Ipv6Addr, sync::Arc};
 
 use bytemuck::Pod;
 use enforcer_common::{
+    Decision,
     address_entry::AddressEntry,
     endpoint_entry::{EndpointEntry, endpoint_flag},
     flow_key::{Addr4, Addr6},
     identity,
+    policy_key::{PolicyEntry, PolicyKey, PortKey},
 };
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
@@ -37,7 +39,7 @@ use super::{
     contents::{Contents, Peers, prefix_key},
     error::ApplyError,
     settings::Capacities,
-    stage::{Stage, Writes, differences},
+    stage::{Stage, Writes, differences, differences_of_parts},
 };
 
 /// The way from one contents to another.
@@ -102,14 +104,16 @@ impl Plan {
 
     fn sets(&mut self, old: &Contents, new: &Contents, bridge: &Bridge) {
         if !old.same_sets(new) {
-            differences(old.policies(), new.policies(), |key, old, new| {
+            let key = |set, (peer, _): &(u32, PolicyEntry)| PolicyKey { set, peer: *peer };
+            differences_of_parts(old.policies(), new.policies(), key, |key, old, new| {
                 let stage = match new {
                     Some(_) => &mut self.beside,
                     None => &mut self.clean,
                 };
                 stage.policies.put(key, old, new);
             });
-            differences(old.ports(), new.ports(), |key, old, new| {
+            let key = |_, (key, _): &(PortKey, Decision)| *key;
+            differences_of_parts(old.ports(), new.ports(), key, |key, old, new| {
                 let stage = match new {
                     Some(_) => &mut self.beside,
                     None => &mut self.clean,
@@ -393,7 +397,7 @@ fn endpoint_changes(old: &Contents, new: &Contents) -> Vec<EndpointChange> {
 
 /// The lowest transient identity that nothing in `contents` uses.
 pub(super) fn free_transient(contents: &Contents) -> u32 {
-    let keys = contents.policies().keys().map(|key| key.peer);
+    let keys = contents.policies().iter().map(|(key, _)| key.peer);
     let peers = &contents.peers;
     let peers = (peers.addresses4.values())
         .chain(peers.addresses6.values())

@@ -9,14 +9,13 @@ use std::{
 
 use bytemuck::Pod;
 use enforcer_common::{
-    Decision,
     address_entry::{AddressEntry, address_flag},
     blocked_entry::BlockedEntry,
     config::{Config, FAILSAFE_PORTS, FailsafePort, config_flag},
     endpoint_entry::{EndpointEntry, endpoint_flag},
     flow_key::{Addr4, Addr6, PrefixKey},
     identity,
-    policy_key::{ALLOW_ALL, PolicyEntry, PolicyKey, PortKey},
+    policy_key::ALLOW_ALL,
 };
 use ipnet::IpNet;
 
@@ -25,7 +24,10 @@ use super::{
     object::Tables,
     table::{Table, TableError},
 };
-use crate::compile::image::{IdentitySubject, Image};
+use crate::compile::{
+    image::{IdentitySubject, Image},
+    tables::{PolicySets, PortTables},
+};
 
 /// Everything that user space writes, less the configuration. Cheap to keep: sets and port
 /// tables are the image's own, and addresses are shared while they do not change.
@@ -61,7 +63,7 @@ struct PeersOf {
 #[derive(Clone, Debug)]
 enum Sets {
     /// As they were read from the kernel.
-    Read(HashMap<PolicyKey, PolicyEntry>, HashMap<PortKey, Decision>),
+    Read(PolicySets, PortTables),
     /// Exactly the image's.
     Image(Arc<Image>),
 }
@@ -84,8 +86,8 @@ impl Contents {
             blocked4: collect(&tables.blocked4, |key| (key.bits, key.address))?,
             blocked6: collect(&tables.blocked6, |key| (key.bits, key.address))?,
             sets: Sets::Read(
-                collect(&tables.policies, |key| key)?,
-                collect(&tables.ports, |key| key)?,
+                collect(&tables.policies, |key| key)?.into_iter().collect(),
+                collect(&tables.ports, |key| key)?.into_iter().collect(),
             ),
             made_of: PeersOf::default(),
         })
@@ -135,7 +137,7 @@ impl Contents {
     }
 
     /// The policy table.
-    pub fn policies(&self) -> &HashMap<PolicyKey, PolicyEntry> {
+    pub fn policies(&self) -> &PolicySets {
         match &self.sets {
             Sets::Read(policies, _) => policies,
             Sets::Image(image) => &image.policies,
@@ -143,7 +145,7 @@ impl Contents {
     }
 
     /// The port table.
-    pub fn ports(&self) -> &HashMap<PortKey, Decision> {
+    pub fn ports(&self) -> &PortTables {
         match &self.sets {
             Sets::Read(_, ports) => ports,
             Sets::Image(image) => &image.ports,
@@ -325,12 +327,16 @@ impl Owners {
     }
 }
 
+fn same<T: PartialEq>(one: &Arc<T>, other: &Arc<T>) -> bool {
+    Arc::ptr_eq(one, other) || one == other
+}
+
 /// Whether two images know the same addresses.
 fn same_peers(one: &Arc<Image>, other: &Arc<Image>) -> bool {
     Arc::ptr_eq(one, other)
-        || one.addresses == other.addresses
-            && one.prefixes == other.prefixes
-            && one.host_addresses == other.host_addresses
+        || one.host_addresses == other.host_addresses
+            && same(&one.addresses, &other.addresses)
+            && same(&one.prefixes, &other.prefixes)
 }
 
 impl Peers {
@@ -344,10 +350,10 @@ impl Peers {
                 _ => 0,
             },
         };
-        for (net, identity) in &image.prefixes {
+        for (net, identity) in image.prefixes.iter() {
             peers.add_prefix(net, entry(net, *identity));
         }
-        for (net, identity) in &image.addresses {
+        for (net, identity) in image.addresses.iter() {
             peers.add_address(net.addr(), entry(net, *identity));
         }
         for address in &made_of.local {

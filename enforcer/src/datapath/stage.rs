@@ -1,6 +1,6 @@
 //! Writes to the maps that may happen in any order, with the way back.
 
-use std::{collections::HashMap, hash::Hash};
+use std::{collections::HashMap, hash::Hash, sync::Arc};
 
 use bytemuck::Pod;
 use enforcer_common::{
@@ -16,6 +16,7 @@ use super::{
     object::Tables,
     table::{Table, TableError},
 };
+use crate::compile::tables::Shared;
 
 /// Writes to one table.
 #[derive(Debug)]
@@ -92,6 +93,51 @@ pub(super) fn differences<M: Copy + Eq + Hash, V: Copy + PartialEq>(
     for (name, value) in old {
         if !new.contains_key(name) {
             visit(*name, Some(*value), None);
+        }
+    }
+}
+
+/// As [`differences`], for tables in parts of which most are the same.
+pub(super) fn differences_of_parts<M: Copy + Ord, K: Copy + PartialEq, V: Copy + PartialEq>(
+    old: &Shared<(K, V)>,
+    new: &Shared<(K, V)>,
+    name: impl Fn(u32, &(K, V)) -> M,
+    mut visit: impl FnMut(M, Option<V>, Option<V>),
+) {
+    for (number, entries) in new.parts() {
+        let Some(before) = old.part(number) else {
+            for entry in entries.iter() {
+                visit(name(number, entry), None, Some(entry.1));
+            }
+            continue;
+        };
+        if Arc::ptr_eq(before, entries) {
+            continue;
+        }
+        // Both are in order.
+        let mut before = before.iter().peekable();
+        let mut gone = |below: Option<M>, visit: &mut dyn FnMut(M, Option<V>, Option<V>)| {
+            while let Some(entry) =
+                before.next_if(|e| below.is_none_or(|below| name(number, e) < below))
+            {
+                visit(name(number, entry), Some(entry.1), None);
+            }
+            below.and_then(|at| before.next_if(|e| name(number, e) == at))
+        };
+        for entry in entries.iter() {
+            let at = name(number, entry);
+            let same = gone(Some(at), &mut visit).map(|(_, value)| *value);
+            if same != Some(entry.1) {
+                visit(at, same, Some(entry.1));
+            }
+        }
+        gone(None, &mut visit);
+    }
+    for (number, entries) in old.parts() {
+        if new.part(number).is_none() {
+            for entry in entries.iter() {
+                visit(name(number, entry), Some(entry.1), None);
+            }
         }
     }
 }

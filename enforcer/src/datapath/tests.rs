@@ -119,15 +119,14 @@ fn policy_at(version: u32, ifindex: u32, link: &str) -> Desired {
     let (refused, allowed) = (300 + version, 400 + version);
     let (egress, ingress) = (10 + version, 20 + version);
     let mut image = Image::default();
+    let mut policies = Vec::new();
     for (set, peer, action) in [
         (egress, identity::ANY, Action::Allow),
         (egress, refused, Action::Deny),
         (ingress, identity::ANY, Action::Deny),
         (ingress, allowed, Action::Allow),
     ] {
-        image
-            .policies
-            .insert(PolicyKey { set, peer }, entry(action));
+        policies.push((PolicyKey { set, peer }, entry(action)));
     }
     // As many more as make a change take its time.
     for peer in 0..500 {
@@ -135,10 +134,11 @@ fn policy_at(version: u32, ifindex: u32, link: &str) -> Desired {
             set: egress,
             peer: 1_000 + 500 * version + peer,
         };
-        image.policies.insert(key, entry(Action::Deny));
+        policies.push((key, entry(Action::Deny)));
     }
+    image.policies = policies.into_iter().collect();
     for (address, number) in [(REFUSED, refused), (ALLOWED, allowed)] {
-        image.addresses.insert(IpAddr::from(address).into(), number);
+        Arc::make_mut(&mut image.addresses).insert(IpAddr::from(address).into(), number);
     }
     let numbers = [egress, ingress];
     image.sets.insert(500, Sets { numbers });
@@ -291,7 +291,7 @@ fn leftovers(datapath: &Datapath, desired: &Desired) -> usize {
 
 fn transients(datapath: &Datapath) -> usize {
     let peers = datapath.contents.peers.addresses4.values();
-    let policies = datapath.contents.policies().keys();
+    let policies = datapath.contents.policies().iter().map(|(key, _)| key);
     let identities = peers
         .map(|entry| entry.identity)
         .chain(policies.map(|key| key.peer));

@@ -1,6 +1,9 @@
 //! Which workload is where: a pure function of the policy's workloads and a snapshot.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 pub use super::problem::{Problem, WorkloadName};
 use super::{
@@ -54,7 +57,7 @@ pub struct EndpointKey {
 
 /// Places every workload that has a place. Building the matchers of many globs takes a while:
 /// keep a [`Placer`] where the workloads stay and only the snapshot changes.
-pub fn place(workloads: &[Workload], snapshot: &Snapshot) -> Placement {
+pub fn place(workloads: &[Arc<Workload>], snapshot: &Snapshot) -> Placement {
     Placer::new(workloads).place(workloads, snapshot)
 }
 
@@ -73,7 +76,7 @@ pub struct Placer {
 
 impl Placer {
     /// Prepares the workloads' patterns.
-    pub fn new(workloads: &[Workload]) -> Self {
+    pub fn new(workloads: &[Arc<Workload>]) -> Self {
         let mut cgroups = Claims::default();
         let mut units = Claims::default();
         let mut patterns = BTreeSet::new();
@@ -113,7 +116,7 @@ impl Placer {
     }
 
     /// Places the workloads, which must be those that it was made of.
-    pub fn place(&self, workloads: &[Workload], snapshot: &Snapshot) -> Placement {
+    pub fn place(&self, workloads: &[Arc<Workload>], snapshot: &Snapshot) -> Placement {
         let mut placement = Placement {
             problems: self.problems.clone(),
             ..Placement::default()
@@ -139,7 +142,7 @@ impl Placer {
     /// Returns the contested cgroups.
     fn place_cgroups<'s>(
         &self,
-        workloads: &[Workload],
+        workloads: &[Arc<Workload>],
         snapshot: &'s Snapshot,
         placement: &mut Placement,
         placed: &mut BTreeSet<usize>,
@@ -221,7 +224,7 @@ impl Placer {
 }
 
 fn place_interfaces(
-    workloads: &[Workload],
+    workloads: &[Arc<Workload>],
     snapshot: &Snapshot,
     placement: &mut Placement,
     placed: &mut BTreeSet<usize>,
@@ -264,7 +267,10 @@ fn key(workload: &Workload, place: String) -> EndpointKey {
     }
 }
 
-fn names_of(workloads: &[Workload], indices: impl Iterator<Item = usize>) -> Vec<WorkloadName> {
+fn names_of(
+    workloads: &[Arc<Workload>],
+    indices: impl Iterator<Item = usize>,
+) -> Vec<WorkloadName> {
     indices.map(|i| name_of(&workloads[i])).collect()
 }
 
@@ -316,8 +322,8 @@ mod tests {
     use super::*;
     use crate::{inventory::Interface, policy::model::Origin};
 
-    fn workload(name: &str, place: Place) -> Workload {
-        Workload {
+    fn workload(name: &str, place: Place) -> Arc<Workload> {
+        Arc::new(Workload {
             namespace: "default".into(),
             name: name.into(),
             origin: Origin {
@@ -330,14 +336,14 @@ mod tests {
             spiffe_id: None,
             addresses: Vec::new(),
             place: Some(place),
-        }
+        })
     }
 
-    fn cgroup(name: &str, pattern: &str) -> Workload {
+    fn cgroup(name: &str, pattern: &str) -> Arc<Workload> {
         workload(name, Place::Cgroup(pattern.into()))
     }
 
-    fn unit(name: &str, pattern: &str) -> Workload {
+    fn unit(name: &str, pattern: &str) -> Arc<Workload> {
         workload(name, Place::Unit(pattern.into()))
     }
 

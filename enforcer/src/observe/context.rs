@@ -14,7 +14,10 @@ use enforcer_common::identity;
 use ipnet::IpNet;
 
 use crate::{
-    compile::image::{Identity, IdentitySubject, Image, RuleInfo},
+    compile::{
+        image::{Identity, IdentitySubject, Image, RuleInfo},
+        numbered::Numbered,
+    },
     policy::model::Labels,
 };
 
@@ -268,8 +271,14 @@ struct Gone {
 impl Gone {
     fn after(&self, old: &NameContext, new: &NameContext, now: Instant) -> Self {
         Self {
-            rules: self.rules.after(&old.image.rules, &new.image.rules, now),
-            identities: (self.identities).after(&old.image.identities, &new.image.identities, now),
+            rules: self
+                .rules
+                .after_shared(&old.image.rules, &new.image.rules, now),
+            identities: (self.identities).after_shared(
+                &old.image.identities,
+                &new.image.identities,
+                now,
+            ),
             endpoints: self.endpoints.after(&old.endpoints, &new.endpoints, now),
             interfaces: self.interfaces.after(&old.interfaces, &new.interfaces, now),
             cgroups: self.cgroups.after(&old.cgroups, &new.cgroups, now),
@@ -312,12 +321,35 @@ impl<K: Copy + Eq + Hash + Ord, V: Clone> GoneBy<K, V> {
     }
 }
 
+impl<T: Clone> GoneBy<u32, T> {
+    /// As [`GoneBy::after`], for tables that share what is the same in them.
+    fn after_shared(&self, old: &Numbered<T>, new: &Numbered<T>, now: Instant) -> Self {
+        let gone: HashMap<u32, T> = (old.missing_in(new))
+            .map(|(number, value)| (*number, value.clone()))
+            .collect();
+        self.after(&gone, new, now)
+    }
+}
+
 trait Table<K, V> {
     fn has(&self, key: &K) -> bool;
     fn entries<'a>(&'a self) -> impl Iterator<Item = (&'a K, &'a V)>
     where
         K: 'a,
         V: 'a;
+}
+
+impl<V> Table<u32, V> for Numbered<V> {
+    fn has(&self, key: &u32) -> bool {
+        self.contains_key(key)
+    }
+
+    fn entries<'a>(&'a self) -> impl Iterator<Item = (&'a u32, &'a V)>
+    where
+        V: 'a,
+    {
+        self.iter()
+    }
 }
 
 impl<K: Eq + Hash, V> Table<K, V> for HashMap<K, V> {
@@ -447,13 +479,15 @@ mod tests {
     fn addresses_resolve_as_in_the_kernel() {
         let book = NameBook::new(NameContext {
             image: Arc::new(Image {
-                addresses: [("10.0.0.1/32".parse().unwrap(), 300)].into(),
-                prefixes: [
-                    ("10.0.0.0/8".parse().unwrap(), 301),
-                    ("10.0.0.0/24".parse().unwrap(), 302),
-                    ("::/0".parse().unwrap(), 303),
-                ]
-                .into(),
+                addresses: Arc::new([("10.0.0.1/32".parse().unwrap(), 300)].into()),
+                prefixes: Arc::new(
+                    [
+                        ("10.0.0.0/8".parse().unwrap(), 301),
+                        ("10.0.0.0/24".parse().unwrap(), 302),
+                        ("::/0".parse().unwrap(), 303),
+                    ]
+                    .into(),
+                ),
                 ..Image::default()
             }),
             host_addresses: ["192.0.2.1".parse().unwrap()].into(),

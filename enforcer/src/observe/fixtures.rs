@@ -69,9 +69,11 @@ pub fn context() -> NameContext {
         node: "node-1".into(),
         generation: 5,
         image: Arc::new(Image {
-            addresses: [(web.addresses[0], 300), (db.addresses[0], 301)].into(),
-            identities: [(300, identity(&web)), (301, identity(&db))].into(),
-            rules: [(7, Arc::new(isolation))].into(),
+            addresses: Arc::new([(web.addresses[0], 300), (db.addresses[0], 301)].into()),
+            identities: [(300, identity(&web)), (301, identity(&db))]
+                .into_iter()
+                .collect(),
+            rules: [(7, Arc::new(isolation))].into_iter().collect(),
             ..Image::default()
         }),
         endpoints: [

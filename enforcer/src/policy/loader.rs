@@ -19,7 +19,7 @@ use super::{
 #[derive(Debug, Default)]
 pub struct Loader {
     /// By name. Only files without errors.
-    known: HashMap<Arc<str>, FileStatements>,
+    known: HashMap<Arc<str>, Arc<FileStatements>>,
 }
 
 impl Loader {
@@ -45,13 +45,15 @@ impl Loader {
                         let said = statement::read(file, commit, &mut own);
                         if !own.is_empty() {
                             errors.append(own);
-                            return said;
+                            return Arc::new(said);
                         }
-                        said
+                        Arc::new(said)
                     }
                 };
                 // Another commit may be checked out that leaves this file as it was.
-                said.set_commit(commit);
+                if said.is_of_another(commit) {
+                    Arc::make_mut(&mut said).set_commit(commit);
+                }
                 self.known.insert(file.name.clone(), said.clone());
                 said
             },
@@ -59,11 +61,24 @@ impl Loader {
     }
 }
 
+/// Reads a file as if it were the first time.
+pub(super) fn afresh(
+    file: &Arc<SourceFile>,
+    commit: Option<&Arc<str>>,
+    errors: &mut Collector,
+) -> Arc<FileStatements> {
+    Arc::new(statement::read(file, commit, errors))
+}
+
 /// Reads trees and files, each file by `statements`.
 pub(super) fn read(
     paths: &[PathBuf],
     names: Names,
-    mut statements: impl FnMut(&Arc<SourceFile>, Option<&Arc<str>>, &mut Collector) -> FileStatements,
+    mut statements: impl FnMut(
+        &Arc<SourceFile>,
+        Option<&Arc<str>>,
+        &mut Collector,
+    ) -> Arc<FileStatements>,
 ) -> Result<(ResolvedPolicy, Vec<Arc<SourceFile>>), PolicyErrors> {
     let mut errors = Collector::default();
     let commit = paths.first().and_then(|path| commit::of(path));
@@ -71,9 +86,9 @@ pub(super) fn read(
     let tree = source::read(paths, names, &mut errors);
     let files = tree.files.iter();
     let files = files.map(|file| statements(file, commit.as_ref(), &mut errors));
-    let files = files.collect();
+    let files: Vec<_> = files.collect();
     let shown: Vec<_> = paths.iter().map(|path| path.to_string_lossy()).collect();
-    let mut policy = resolve::resolve(files, tree.digest, &shown.join(", "), &mut errors);
+    let mut policy = resolve::resolve(&files, tree.digest, &shown.join(", "), &mut errors);
     policy.commit = commit;
     match errors.finish() {
         Some(errors) => Err(errors),

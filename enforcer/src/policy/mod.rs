@@ -43,7 +43,7 @@ pub fn commit_of(path: &Path) -> Option<String> {
 /// directory that was emptied by accident must not end enforcement.
 pub fn load(path: &Path) -> Result<ResolvedPolicy, PolicyErrors> {
     let paths = [path.to_owned()];
-    loader::read(&paths, Names::BelowRoot, statement::read).map(|(policy, _)| policy)
+    loader::read(&paths, Names::BelowRoot, loader::afresh).map(|(policy, _)| policy)
 }
 
 /// Reads several trees and files as one policy. Files are called by the path as given.
@@ -51,7 +51,7 @@ pub fn load(path: &Path) -> Result<ResolvedPolicy, PolicyErrors> {
 /// # Errors
 /// As [`load`].
 pub fn load_paths(paths: &[PathBuf]) -> Result<ResolvedPolicy, PolicyErrors> {
-    loader::read(paths, Names::AsGiven, statement::read).map(|(policy, _)| policy)
+    loader::read(paths, Names::AsGiven, loader::afresh).map(|(policy, _)| policy)
 }
 
 /// Reads the policy of one file that is already in memory, called `name` in errors.
@@ -62,15 +62,15 @@ pub fn load_text(name: &str, text: &str) -> Result<ResolvedPolicy, PolicyErrors>
     let mut errors = diagnostic::Collector::default();
     let tree = source::Tree::of_text(SourceFile::new(name, text));
     let files = tree.files.iter();
-    let files = files.map(|file| statement::read(file, None, &mut errors));
-    let files = files.collect();
-    let policy = resolve::resolve(files, tree.digest, name, &mut errors);
+    let files = files.map(|file| loader::afresh(file, None, &mut errors));
+    let files: Vec<_> = files.collect();
+    let policy = resolve::resolve(&files, tree.digest, name, &mut errors);
     errors.finish().map_or(Ok(policy), Err)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
+    use std::{fs, sync::Arc};
 
     use enforcer_common::{Direction, Protocol, flow_key::icmp_port};
 
@@ -97,7 +97,7 @@ mod tests {
     }
 
     /// A policy of namespace `shop` with this `spec`, in flow style.
-    fn policy(spec: &str) -> model::Policy {
+    fn policy(spec: &str) -> Arc<model::Policy> {
         let text = format!(
             "apiVersion: {API_VERSION}\nkind: SegmentPolicy\n\
              metadata: {{name: p, namespace: shop}}\nspec: {spec}\n"

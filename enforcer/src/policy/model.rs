@@ -35,10 +35,11 @@ impl fmt::Display for Origin {
 pub struct ResolvedPolicy {
     /// The node's settings; [`NodeSettings::default`] where no document gives them.
     pub node: NodeSettings,
-    /// In the order of (namespace, name).
-    pub workloads: Vec<Workload>,
-    /// In the order of (tier, namespace, name).
-    pub policies: Vec<Policy>,
+    /// In the order of (namespace, name). What did not change from one reading of a tree to the
+    /// next is the same in memory.
+    pub workloads: Vec<Arc<Workload>>,
+    /// In the order of (tier, namespace, name), and as the workloads.
+    pub policies: Vec<Arc<Policy>>,
     /// SHA-256 over the files' paths and contents, as 64 hex digits.
     pub digest: String,
     /// The git commit of the tree, where it is in a git work tree.

@@ -29,7 +29,7 @@ struct Claims {
 /// Puts together what the files say, with `digest` over them. The tree is called `shown` where it
 /// is meant as a whole.
 pub(super) fn resolve(
-    files: Vec<FileStatements>,
+    files: &[Arc<FileStatements>],
     digest: String,
     shown: &str,
     errors: &mut Collector,
@@ -49,12 +49,12 @@ pub(super) fn resolve(
     };
     let mut claims = Claims::default();
     for file in files {
-        for statement in file.statements {
-            claims.check(&statement, &file.source, errors);
+        for statement in &file.statements {
+            claims.check(statement, &file.source, errors);
             match statement {
-                Statement::Policy(segment, _) => policy.policies.push(segment),
-                Statement::Workload(found) => policy.workloads.push(found.workload),
-                Statement::Node(settings, _) => policy.node = *settings,
+                Statement::Policy(segment, _) => policy.policies.push(segment.clone()),
+                Statement::Workload(found) => policy.workloads.push(found.workload.clone()),
+                Statement::Node(settings, _) => policy.node = (**settings).clone(),
             }
         }
     }

@@ -19,7 +19,7 @@ const KINDS: [&str; 3] = ["SegmentPolicy", "Workload", "Node"];
 /// A document that was read without errors. Positions are those of its name.
 #[derive(Clone, Debug)]
 pub(super) enum Statement {
-    Policy(Policy, Position),
+    Policy(Arc<Policy>, Position),
     Workload(WorkloadDocument),
     Node(Box<NodeSettings>, Position),
 }
@@ -31,6 +31,8 @@ pub(super) struct FileStatements {
     /// How many documents it has, those with errors included.
     pub(super) documents: usize,
     pub(super) statements: Vec<Statement>,
+    /// The commit that their origins name.
+    commit: Option<Arc<str>>,
 }
 
 /// Reads the documents of a file.
@@ -54,6 +56,7 @@ pub(super) fn read(
         source: file.clone(),
         documents,
         statements,
+        commit: commit.cloned(),
     }
 }
 
@@ -66,7 +69,7 @@ fn statement(reader: &mut Reader<'_>, node: &Node) -> Option<Statement> {
     match kind? {
         "SegmentPolicy" => {
             let (policy, at) = reader.segment_policy(&document)?;
-            Some(Statement::Policy(policy, at))
+            Some(Statement::Policy(Arc::new(policy), at))
         }
         "Workload" => reader.workload(&document).map(Statement::Workload),
         _ => {
@@ -77,17 +80,24 @@ fn statement(reader: &mut Reader<'_>, node: &Node) -> Option<Statement> {
 }
 
 impl FileStatements {
+    /// Whether its origins name another commit.
+    pub(super) fn is_of_another(&self, commit: Option<&Arc<str>>) -> bool {
+        self.commit.as_ref() != commit
+    }
+
     /// Everything that it says was written in this commit.
     pub(super) fn set_commit(&mut self, commit: Option<&Arc<str>>) {
+        self.commit = commit.cloned();
         let set = |origin: &mut Origin| origin.commit = commit.cloned();
         for statement in &mut self.statements {
             match statement {
                 Statement::Policy(policy, _) => {
+                    let policy = Arc::make_mut(policy);
                     set(&mut policy.origin);
                     let rules = policy.rules.iter_mut().flatten().flatten();
                     rules.for_each(|rule| set(&mut rule.origin));
                 }
-                Statement::Workload(found) => set(&mut found.workload.origin),
+                Statement::Workload(found) => set(&mut Arc::make_mut(&mut found.workload).origin),
                 Statement::Node(settings, _) => {
                     settings.origin.iter_mut().for_each(set);
                     let blocked = settings.blocked.iter_mut();

@@ -1,5 +1,7 @@
 //! Kind `Workload`.
 
+use std::sync::Arc;
+
 use super::{
     diagnostic::{Code, Position},
     model::Workload,
@@ -13,7 +15,7 @@ const DEFAULT_NAMESPACE: &str = "default";
 /// A workload, and where its claims are written that no two may make.
 #[derive(Clone, Debug)]
 pub(super) struct WorkloadDocument {
-    pub(super) workload: Workload,
+    pub(super) workload: Arc<Workload>,
     pub(super) name_at: Position,
     /// As long as [`Workload::addresses`].
     pub(super) addresses_at: Vec<Position>,
@@ -73,7 +75,7 @@ impl Reader<'_> {
             .find_map(|form| spec.find(form))
             .map_or(spec.at, |node| node.at);
         let metadata = metadata?;
-        let workload = Workload {
+        let workload = Arc::new(Workload {
             namespace: metadata
                 .namespace
                 .unwrap_or_else(|| DEFAULT_NAMESPACE.to_owned()),
@@ -83,7 +85,7 @@ impl Reader<'_> {
             spiffe_id: spiffe_id?,
             addresses,
             place: place.ok()?,
-        };
+        });
         good.then_some(WorkloadDocument {
             workload,
             name_at: metadata.at,

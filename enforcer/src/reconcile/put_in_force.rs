@@ -20,7 +20,7 @@ use crate::{
         status::PolicySource,
     },
     cause::chain,
-    compile::{Inputs, Subjects, compile},
+    compile::{Inputs, Subjects},
     metrics::mode_name,
     observe::clock::rfc3339,
     policy::model::Mode,
@@ -76,7 +76,8 @@ impl<K: Kernel> Reconciler<K> {
                 limits: &self.limits,
                 in_force: Some(&now.image),
             };
-            Arc::new(compile(&inputs, &mut self.numbers.policy).map_err(|e| refused(&e))?)
+            let image = self.compiler.compile(&inputs, &mut self.numbers.policy);
+            Arc::new(image.map_err(|e| refused(&e))?)
         };
         let mut wanted = InForce {
             policy: tree.policy.clone(),
@@ -130,8 +131,7 @@ impl<K: Kernel> Reconciler<K> {
         }
         if !same_image {
             self.recompile = false;
-            self.retire
-                .get_or_insert((Instant::now() + NUMBER_GRACE, wanted.image.serial));
+            self.retire.get_or_insert(Instant::now() + NUMBER_GRACE);
         }
         self.trouble.host = None;
         self.shortfalls = plan.shortfalls;

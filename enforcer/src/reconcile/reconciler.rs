@@ -30,7 +30,7 @@ use crate::{
         status::{Health, PolicySource, Refused},
     },
     cause::chain,
-    compile::{Limits, Numbers},
+    compile::{Compiler, Limits, Numbers},
     inventory::Snapshot,
     metrics::mode_name,
     observe::clock::rfc3339,
@@ -130,8 +130,9 @@ pub struct Reconciler<K> {
     pub(super) trouble: Trouble,
     pub(super) trial_deadline: Option<Instant>,
     pub(super) retry: Option<(Instant, Duration)>,
-    /// When the numbers that only images before this one needed can be forgotten.
-    pub(super) retire: Option<(Instant, u64)>,
+    pub(super) compiler: Compiler,
+    /// When the numbers that no image needs any more can be forgotten.
+    pub(super) retire: Option<Instant>,
     pub(super) recompile: bool,
 }
 
@@ -175,6 +176,7 @@ impl<K: Kernel> Reconciler<K> {
             trouble: Trouble::default(),
             trial_deadline: None,
             retry: None,
+            compiler: Compiler::default(),
             retire: None,
             recompile: false,
         })
@@ -204,7 +206,7 @@ impl<K: Kernel> Reconciler<K> {
                 () = until(self.trial_deadline) => blocking(|| self.roll_back()),
                 () = self.wiring.tree_changed.notified() => blocking(|| self.read_tree()),
                 () = until(self.retry.map(|(at, _)| at)) => blocking(|| self.try_again()),
-                () = until(self.retire.map(|(at, _)| at)) => blocking(|| self.retire_numbers()),
+                () = until(self.retire) => blocking(|| self.retire_numbers()),
                 changed = self.wiring.inventory.changed() => {
                     changed.context("the inventory ended")?;
                     blocking(|| self.follow_host());
@@ -339,10 +341,12 @@ impl<K: Kernel> Reconciler<K> {
     }
 
     fn retire_numbers(&mut self) {
-        if let Some((_, serial)) = self.retire.take()
-            && self.numbers.policy.has_retirable(serial)
-        {
-            self.numbers.policy.retire(serial);
+        self.retire = None;
+        let retired = self.numbers.policy.retire(&self.current.image);
+        if retired.idle {
+            self.retire = Some(Instant::now() + NUMBER_GRACE);
+        }
+        if retired.forgotten {
             self.recompile = true;
             self.follow_host();
         }

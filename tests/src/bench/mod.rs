@@ -14,7 +14,7 @@ mod change;
 mod figure;
 mod hooks;
 mod packet;
-mod policy;
+pub mod policy;
 mod reference;
 mod wire;
 

@@ -1,6 +1,6 @@
 //! Random small changes to a scenario: what happens to a real tree from one commit to the next.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::Arc};
 
 use enforcer::policy::model::{Labels, Mode};
 use ipnet::IpNet;
@@ -40,24 +40,27 @@ impl Edit {
         let policies = &mut after.policy.policies;
         match self {
             Self::Relabel(index, labels) if !workloads.is_empty() => {
-                workloads[index.index(scenario.policy.workloads.len())].labels = labels.clone();
+                let index = index.index(workloads.len());
+                Arc::make_mut(&mut workloads[index]).labels = labels.clone();
             }
             Self::Move(index, address) if !workloads.is_empty() => {
                 let index = index.index(workloads.len());
-                workloads[index].addresses = vec![IpNet::from(*address)];
+                Arc::make_mut(&mut workloads[index]).addresses = vec![IpNet::from(*address)];
             }
             Self::RemovePolicy(index) if !policies.is_empty() => {
                 policies.remove(index.index(policies.len()));
             }
             Self::EmptyPolicy(index) if !policies.is_empty() => {
                 let index = index.index(policies.len());
-                for rules in policies[index].rules.iter_mut().flatten() {
+                let policy = Arc::make_mut(&mut policies[index]);
+                for rules in policy.rules.iter_mut().flatten() {
                     rules.clear();
                 }
             }
             Self::RotateRules(index) if !policies.is_empty() => {
                 let index = index.index(policies.len());
-                for rules in policies[index].rules.iter_mut().flatten() {
+                let policy = Arc::make_mut(&mut policies[index]);
+                for rules in policy.rules.iter_mut().flatten() {
                     if !rules.is_empty() {
                         rules.rotate_left(1);
                     }

@@ -38,8 +38,8 @@ pub fn policy() -> impl Strategy<Value = ResolvedPolicy> {
             });
             ResolvedPolicy {
                 node,
-                workloads,
-                policies,
+                workloads: workloads.into_iter().map(Arc::new).collect(),
+                policies: policies.into_iter().map(Arc::new).collect(),
                 ..ResolvedPolicy::default()
             }
         },

@@ -213,7 +213,7 @@ impl World<'_> {
     fn is_peer(&self, wanted: &Peer, peer: RawPeer) -> bool {
         let workload = match peer {
             RawPeer::Host => None,
-            RawPeer::Workload(index) => Some(&self.policy.workloads[index]),
+            RawPeer::Workload(index) => Some(&*self.policy.workloads[index]),
             RawPeer::Address(address) => self.owner(address),
         };
         let is_host = match peer {

@@ -117,7 +117,7 @@ impl Explainer<'_> {
                 let owner = workloads.find(|w| w.addresses.contains(&single));
                 owner.map_or_else(
                     || Err(ExplainError::NoEndpoint(party.clone())),
-                    |w| Ok(Some(w)),
+                    |w| Ok(Some(&**w)),
                 )
             }
             Party::World => Err(ExplainError::NoEndpoint(party.clone())),
@@ -159,6 +159,7 @@ impl Explainer<'_> {
         let mut workloads = self.policy.workloads.iter();
         workloads
             .find(|w| w.namespace == name.namespace && w.name == name.name)
+            .map(|workload| &**workload)
             .ok_or_else(|| ExplainError::NoSuchWorkload(name.clone()))
     }
 }

@@ -42,7 +42,7 @@ impl<'a> Story<'a> {
             .policies
             .iter()
             .filter(|policy| is_about(policy, endpoint))
-            .filter_map(|policy| Some((policy, policy.rules[direction as usize].as_deref()?)))
+            .filter_map(|policy| Some((&**policy, policy.rules[direction as usize].as_deref()?)))
             .collect();
         policies.sort_by_key(|(p, _)| (p.tier, &p.namespace, &p.name));
         let node = &explainer.policy.node;
