@@ -33,7 +33,8 @@ use crate::{
     reconcile::{
         command::Command,
         in_force::InForce,
-        reconciler::{KernelNumbers, Reconciler, Wiring},
+        kernel_numbers::KernelNumbers,
+        reconciler::{Reconciler, Wiring},
         sweep::{self, BrokenFlow},
     },
     sd_notify::ServiceManager,

@@ -31,6 +31,8 @@ use self::survey::{Fingerprint, Names, Survey, WatchedDirectory};
 /// How patient the watcher is.
 #[derive(Clone, Copy, Debug)]
 pub struct Patience {
+    /// A change of one file is complete when nothing happened for this long.
+    pub alone: Duration,
     /// A burst of changes is over when nothing happened for this long.
     pub quiet: Duration,
     /// A burst is announced after this long even if it goes on.
@@ -42,6 +44,7 @@ pub struct Patience {
 impl Default for Patience {
     fn default() -> Self {
         Self {
+            alone: Duration::from_millis(10),
             quiet: Duration::from_millis(50),
             at_most: Duration::from_millis(500),
             poll: Duration::from_secs(10),
@@ -58,6 +61,57 @@ pub struct TreeWatch {
     events: mpsc::UnboundedReceiver<notify::Result<Event>>,
     watched: BTreeMap<PathBuf, WatchedDirectory>,
     fingerprint: Fingerprint,
+}
+
+/// Changes that come one after the other.
+#[derive(Debug)]
+struct Burst {
+    first: Instant,
+    last: Instant,
+    /// The only file that changed, as far as is known.
+    only: Option<PathBuf>,
+    several: bool,
+}
+
+impl Burst {
+    fn new() -> Self {
+        let now = Instant::now();
+        Self {
+            first: now,
+            last: now,
+            only: None,
+            several: false,
+        }
+    }
+
+    fn add(&mut self, paths: &[PathBuf]) {
+        self.last = Instant::now();
+        // An event that names nothing may be about everything.
+        self.several |= paths.is_empty();
+        for path in paths {
+            // An editor's file for the new content is no policy yet.
+            let name = path.file_name().unwrap_or_default();
+            if name.as_encoded_bytes().starts_with(b".") {
+                continue;
+            }
+            match &self.only {
+                None => self.only = Some(path.clone()),
+                Some(only) => self.several |= only != path,
+            }
+        }
+    }
+
+    /// When it is over, if nothing follows.
+    fn end(&self, patience: &Patience) -> Instant {
+        // A link that is swapped changes more than itself.
+        let alone = !self.several && self.only.as_ref().is_some_and(|only| only.is_file());
+        let quiet = if alone {
+            patience.alone
+        } else {
+            patience.quiet
+        };
+        (self.last + quiet).min(self.first + patience.at_most)
+    }
 }
 
 /// Why watching failed.
@@ -104,30 +158,38 @@ impl TreeWatch {
 
     /// Announces every change, one a burst, until the watcher ends, which it does not.
     pub async fn run(mut self, changed: Arc<Notify>) -> io::Error {
-        let mut burst: Option<(Instant, Instant)> = None;
+        let mut burst: Option<Burst> = None;
         let mut poll = Instant::now() + self.patience.poll;
         loop {
-            let due = burst.map_or(poll, |(first, last)| {
-                (last + self.patience.quiet).min(first + self.patience.at_most)
-            });
+            let due = burst
+                .as_ref()
+                .map_or(poll, |burst| burst.end(&self.patience));
             tokio::select! {
                 event = self.events.recv() => match event {
                     None => return io::Error::other("the file watcher ended"),
                     Some(event) => if self.matters(&event) {
-                        let now = Instant::now();
-                        burst = Some((burst.map_or(now, |(first, _)| first), now));
+                        let burst = burst.get_or_insert_with(Burst::new);
+                        burst.add(event.as_ref().map_or(&[], |event| &event.paths));
                     },
                 },
                 () = sleep_until(due) => {
+                    // What is announced is read while it is looked at what to watch now.
+                    let announced = burst.take().is_some();
+                    if announced {
+                        debug!(root = %self.root.display(), "the policy tree changed");
+                        changed.notify_one();
+                    }
                     let before = self.fingerprint;
+                    let mut grown = false;
                     for _ in 0..MOST_SURVEYS {
                         let root = self.root.clone();
                         match tokio::task::spawn_blocking(move || Survey::of(&root)).await {
-                            Ok(survey) => if !self.rewatch(survey) { break },
+                            Ok(survey) => if self.rewatch(survey) { grown = true } else { break },
                             Err(error) => return error.into(),
                         }
                     }
-                    if burst.take().is_some() || self.fingerprint != before {
+                    // Into what was not watched, more may have come since it was read.
+                    if grown || !announced && self.fingerprint != before {
                         debug!(root = %self.root.display(), "the policy tree changed");
                         changed.notify_one();
                     }
@@ -218,6 +280,7 @@ mod tests {
 
     /// Events only: the poll never comes.
     const EVENTS: Patience = Patience {
+        alone: Duration::from_millis(20),
         quiet: Duration::from_millis(20),
         at_most: Duration::from_millis(200),
         poll: Duration::from_hours(1),
@@ -291,6 +354,7 @@ mod tests {
     async fn a_burst_is_one_change() {
         let root = tempfile::tempdir().unwrap();
         let patience = Patience {
+            alone: Duration::from_millis(300),
             quiet: Duration::from_millis(300),
             at_most: Duration::from_secs(10),
             ..EVENTS

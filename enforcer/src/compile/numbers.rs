@@ -76,6 +76,35 @@ impl Numbers {
         self.tables.last = self.tables.last.max(table);
     }
 
+    /// How far numbers have been given.
+    pub fn given(&self) -> Given {
+        Given {
+            serial: self.serial,
+            identity: self.identities.last,
+            rule: self.rules.last,
+            set: self.sets.last,
+            table: self.tables.last,
+        }
+    }
+
+    /// Whether the last compilation numbered something.
+    pub fn gave(&self) -> bool {
+        self.identities.gave() || self.rules.gave() || self.sets.gave() || self.tables.gave()
+    }
+
+    /// Goes on where numbers were `given` since, of which nothing else is known: none of them
+    /// is given again.
+    pub fn skip(&mut self, given: &Given) {
+        if given.serial <= self.serial {
+            return;
+        }
+        self.serial = given.serial;
+        self.start_above(given.identity, given.set, given.table);
+        self.rules.last = self.rules.last.max(given.rule);
+        // Some of these may have been among them.
+        self.rules.free.clear();
+    }
+
     /// Forgets what neither `image` needs nor any image since the last call needed. To be called
     /// with the image in force, and so rarely that the kernel has forgotten by then what was
     /// replaced before the last call. Until then every image covers the identities of the
@@ -214,6 +243,16 @@ impl Numbers {
     }
 }
 
+/// How far numbers have been given: the last image's serial, and of each space the highest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Given {
+    serial: u64,
+    identity: u32,
+    rule: u32,
+    set: u32,
+    table: u32,
+}
+
 /// What [`Numbers::retire`] did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Retired {
@@ -270,6 +309,10 @@ struct Slot {
 impl<K: Eq + Hash + Clone> Space<K> {
     fn begin(&mut self) {
         self.given = (self.last, Vec::new());
+    }
+
+    fn gave(&self) -> bool {
+        !self.given.1.is_empty()
     }
 
     /// Returns the numbers that have no meaning again.

@@ -5,6 +5,7 @@ pub mod command;
 pub mod desired;
 pub mod in_force;
 pub mod kernel;
+pub mod kernel_numbers;
 pub mod mode;
 pub mod observer;
 mod operator;

@@ -11,7 +11,7 @@ use super::{
     in_force::InForce,
     kernel::{Applied, Kernel},
     mode,
-    reconciler::{NUMBER_GRACE, NUMBERS_FILE, Reconciler, unix_milliseconds},
+    reconciler::{NUMBER_GRACE, Reconciler, unix_milliseconds},
     tree::LoadedTree,
 };
 use crate::{
@@ -97,10 +97,9 @@ impl<K: Kernel> Reconciler<K> {
         let numbers_before = self.numbers.endpoints.clone();
         let plan = plan(&wanted, &snapshot, &facts, &mut self.numbers.endpoints)
             .map_err(|e| refused(&e))?;
-        if !same_image || self.numbers.endpoints != numbers_before {
-            self.state
-                .write(NUMBERS_FILE, &self.numbers)
-                .map_err(|e| refused(&e))?;
+        let all = self.recompile || self.numbers.endpoints != numbers_before;
+        if all || !same_image {
+            self.keep_numbers(all).map_err(|e| refused(&e))?;
         }
         wanted.endpoints = plan.endpoints.into();
         self.wiring.observer.announce(&wanted);

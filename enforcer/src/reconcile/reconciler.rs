@@ -1,14 +1,8 @@
 //! The loop itself.
 
-use std::{
-    future::pending,
-    hash::{BuildHasher, RandomState},
-    sync::Arc,
-    time::Duration,
-};
+use std::{future::pending, sync::Arc, time::Duration};
 
 use anyhow::Context;
-use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use tokio::{
     sync::{Notify, mpsc, watch},
@@ -21,6 +15,7 @@ use super::{
     command::Command,
     in_force::InForce,
     kernel::Kernel,
+    kernel_numbers::KernelNumbers,
     observer::Observer,
     tree::{self, LoadedTree},
 };
@@ -29,8 +24,7 @@ use crate::{
         problem::{Problem, ProblemCode},
         status::{Health, PolicySource, Refused},
     },
-    cause::chain,
-    compile::{Compiler, Limits, Numbers},
+    compile::{Compiler, Limits},
     inventory::Snapshot,
     metrics::mode_name,
     observe::clock::rfc3339,
@@ -40,12 +34,9 @@ use crate::{
     state::{
         StateDir, StateError,
         choices::{self, Choices},
-        endpoint_numbers::EndpointNumbers,
     },
 };
 
-/// Name of the file with the numbers that the kernel knows.
-pub(super) const NUMBERS_FILE: &str = "numbers.json";
 /// First pause after a failure; it doubles up to [`LONGEST_RETRY`].
 pub(super) const FIRST_RETRY: Duration = Duration::from_secs(1);
 const LONGEST_RETRY: Duration = Duration::from_mins(1);
@@ -69,40 +60,6 @@ pub struct Wiring {
     pub observer: Arc<dyn Observer>,
     /// The service manager.
     pub manager: Arc<ServiceManager>,
-}
-
-/// Numbers that the kernel knows; on disk before the kernel learns a new one.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct KernelNumbers {
-    /// Names this numbering: maps that were filled by another one are not taken over.
-    pub numbering: u64,
-    /// Of identities, rules, sets and tables.
-    pub policy: Numbers,
-    /// Of endpoints.
-    pub endpoints: EndpointNumbers,
-}
-
-impl KernelNumbers {
-    /// As the last run left them, or else a new numbering, which is on disk when this returns.
-    pub fn open(state: &StateDir) -> Result<Self, StateError> {
-        match state.read(NUMBERS_FILE) {
-            Ok(Some(numbers)) => return Ok(numbers),
-            Ok(None) => {}
-            // Nothing is lost but the use of the former maps.
-            Err(error @ StateError::Damaged { .. }) => {
-                warn!(error = chain(&error), "the kernel's maps are numbered anew");
-            }
-            Err(error) => return Err(error),
-        }
-        let fresh = Self {
-            // The keys of the standard library's hasher are random.
-            numbering: RandomState::new().hash_one(unix_milliseconds()),
-            policy: Numbers::default(),
-            endpoints: EndpointNumbers::default(),
-        };
-        state.write(NUMBERS_FILE, &fresh)?;
-        Ok(fresh)
-    }
 }
 
 /// The loop's state.
@@ -130,6 +87,10 @@ pub struct Reconciler<K> {
     pub(super) trouble: Trouble,
     pub(super) trial_deadline: Option<Instant>,
     pub(super) retry: Option<(Instant, Duration)>,
+    /// When the file of numbers is to be written.
+    pub(super) numbers_due: Option<Instant>,
+    /// Numbers were given that are in no file.
+    pub(super) numbers_unkept: bool,
     pub(super) compiler: Compiler,
     /// When the numbers that no image needs any more can be forgotten.
     pub(super) retire: Option<Instant>,
@@ -176,6 +137,8 @@ impl<K: Kernel> Reconciler<K> {
             trouble: Trouble::default(),
             trial_deadline: None,
             retry: None,
+            numbers_due: None,
+            numbers_unkept: false,
             compiler: Compiler::default(),
             retire: None,
             recompile: false,
@@ -194,7 +157,10 @@ impl<K: Kernel> Reconciler<K> {
                 // In this order: at the end, inputs end after `stop`; and what comes often does
                 // not keep what comes rarely waiting.
                 biased;
-                () = stop.cancelled() => return Ok(()),
+                () = stop.cancelled() => {
+                    blocking(|| self.numbers_at_rest());
+                    return Ok(());
+                }
                 _ = alive.tick() => {
                     self.wiring.manager.alive();
                     continue;
@@ -206,6 +172,10 @@ impl<K: Kernel> Reconciler<K> {
                 () = until(self.trial_deadline) => blocking(|| self.roll_back()),
                 () = self.wiring.tree_changed.notified() => blocking(|| self.read_tree()),
                 () = until(self.retry.map(|(at, _)| at)) => blocking(|| self.try_again()),
+                () = until(self.numbers_due) => {
+                    blocking(|| self.numbers_at_rest());
+                    continue;
+                }
                 () = until(self.retire) => blocking(|| self.retire_numbers()),
                 changed = self.wiring.inventory.changed() => {
                     changed.context("the inventory ended")?;

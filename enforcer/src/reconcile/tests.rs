@@ -19,8 +19,9 @@ use super::{
     command::Command,
     in_force::InForce,
     kernel::{Applied, Kernel},
+    kernel_numbers::KernelNumbers,
     observer::Observer,
-    reconciler::{KernelNumbers, Reconciler, Wiring},
+    reconciler::{Reconciler, Wiring},
 };
 use crate::{
     api::{

@@ -112,6 +112,11 @@ impl StateDir {
             })
     }
 
+    /// Bytes of the file `name`; 0 when there is none.
+    pub fn size(&self, name: &str) -> u64 {
+        fs::metadata(self.path.join(name)).map_or(0, |file| file.len())
+    }
+
     /// Replaces the JSON file `name` in one step that survives a power cut.
     pub fn write<T: Serialize>(&self, name: &str, value: &T) -> Result<(), StateError> {
         let path = self.path.join(name);

@@ -1,7 +1,8 @@
 //! Copies of policy trees, by digest: what a rollback or a start with a bad tree goes back to.
 
 use std::{
-    fs::{self, DirBuilder},
+    collections::BTreeSet,
+    fs::{self, DirBuilder, File},
     io,
     os::unix::fs::DirBuilderExt,
     path::{Component, Path, PathBuf},
@@ -34,16 +35,40 @@ impl StateDir {
         let fresh = self.tree(".new");
         let fail = |e| StateError::io("write", &fresh, e);
         remove(&fresh).map_err(fail)?;
+        let others = self.copies();
         make_directory(&fresh).map_err(fail)?;
+        let mut directories = BTreeSet::from([fresh.clone()]);
         for (name, text) in files {
-            let path = fresh.join(below(name).map_err(fail)?);
-            make_directory(path.parent().unwrap_or(&fresh)).map_err(fail)?;
-            atomic_file::replace(&path, text.as_bytes())
-                .map_err(|e| StateError::io("write", &path, e))?;
+            let name = below(name).map_err(fail)?;
+            let path = fresh.join(name);
+            let parent = path.parent().unwrap_or(&fresh);
+            make_directory(parent).map_err(fail)?;
+            directories.insert(parent.to_owned());
+            // Files of copies are never written to, so two copies may share one.
+            let shared = others.iter().map(|other| other.join(name)).any(|other| {
+                fs::read(&other).is_ok_and(|bytes| bytes == text.as_bytes())
+                    && fs::hard_link(&other, &path).is_ok()
+            });
+            if !shared {
+                atomic_file::replace(&path, text.as_bytes())
+                    .map_err(|e| StateError::io("write", &path, e))?;
+            }
+        }
+        for directory in directories {
+            File::open(&directory)
+                .and_then(|d| d.sync_all())
+                .map_err(fail)?;
         }
         note_commit(&fresh, commit).map_err(fail)?;
         fs::rename(&fresh, &copy).map_err(|e| StateError::io("write", &copy, e))?;
         atomic_file::sync_directory(&copy).map_err(|e| StateError::io("write", &copy, e))
+    }
+
+    /// Where copies are.
+    fn copies(&self) -> Vec<PathBuf> {
+        let entries = fs::read_dir(self.path().join(DIRECTORY));
+        let entries = entries.into_iter().flatten().flatten();
+        entries.map(|entry| entry.path()).collect()
     }
 
     /// Removes every copy but those with one of these digests.
