@@ -32,12 +32,13 @@ fn main() {
             workspace.join(source).display()
         );
     }
-    // One target directory for every profile of the host: target/ebpf.
+    let with_log = env::var_os("CARGO_FEATURE_EBPF_LOG").is_some();
+    // One target directory for every profile of the host: target/ebpf, or target/ebpf-log.
     let target = out
         .ancestors()
         .nth(4)
         .map_or_else(|| out.clone(), Path::to_path_buf)
-        .join("ebpf");
+        .join(if with_log { "ebpf-log" } else { "ebpf" });
     let tools = workspace.join("target/tools/bin");
     let path = env::var_os("PATH").unwrap_or_default();
     let path = env::join_paths(std::iter::once(tools).chain(env::split_paths(&path)))
@@ -53,7 +54,7 @@ fn main() {
         .env("PATH", path)
         .env("RUSTC_BOOTSTRAP", "1")
         .env("RUSTFLAGS", "-C debuginfo=2 -C link-arg=--btf");
-    if env::var_os("CARGO_FEATURE_EBPF_LOG").is_some() {
+    if with_log {
         cargo.args(["--features", "log"]);
     }
     // The host build's own settings must not reach the other target.

@@ -14,6 +14,7 @@
 
 mod family;
 mod hook;
+mod narrate;
 mod parse;
 mod peer;
 mod pipeline;

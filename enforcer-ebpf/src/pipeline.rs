@@ -22,6 +22,7 @@ use enforcer_common::{
 
 use crate::{
     family::{Family, V4, V6},
+    narrate,
     parse::{OK, Packet, frame::Skb, kind, quoted::Quoted},
     peer,
     report::{Facts, Report},
@@ -327,7 +328,10 @@ fn judge<F: Quoted, const AT_SOCKET: bool>(skb: Skb, place: &Place, case: &mut C
         endpoints::interface(place.ifindex)
     };
     // No endpoint (any more): not ours to judge.
-    let Some(endpoint) = endpoint else { return 1 };
+    let Some(endpoint) = endpoint else {
+        narrate::no_endpoint(place.ifindex, place.cgroup, place.space);
+        return 1;
+    };
     if is_infrastructure(packet, endpoint, place, direction) {
         return 1;
     }

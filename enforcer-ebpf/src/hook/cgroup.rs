@@ -20,6 +20,7 @@ use enforcer_common::{
 use crate::{
     family::{V4, V6},
     hook::call::is_datagram,
+    narrate,
     parse::frame::{Frame, Skb},
     pipeline::{Place, walk},
     report::{Facts, Report},
@@ -126,6 +127,7 @@ fn resolve(skb: Skb, entry: &mut SocketEntry, generation: u32) -> u32 {
 /// it through.
 #[inline(never)]
 fn refuse(skb: Skb, place: &Place, reason: u8) -> u32 {
+    narrate::malformed(place.ifindex, place.space, reason);
     let endpoint = if place.space == space::CGROUP {
         endpoints::cgroup(place.cgroup)
     } else {

@@ -14,6 +14,7 @@ use enforcer_common::{
 use crate::{
     family::{V4, V6},
     hook::block,
+    narrate,
     parse::{
         ethernet::{Payload, payload_of},
         frame::Skb,
@@ -97,7 +98,9 @@ fn blocks(config: &Config, place: &Place, family: usize) -> bool {
 /// A frame that contradicts itself, or a fragment without its first one.
 #[inline(never)]
 fn malformed(skb: Skb, place: &Place, reason: u8) -> i32 {
+    narrate::malformed(place.ifindex, place.space, reason);
     let Some(endpoint) = endpoints::interface(place.ifindex) else {
+        narrate::no_endpoint(place.ifindex, 0, place.space);
         return NEXT;
     };
     // On an uplink it may be somebody else's, who judges it by himself.

@@ -6,6 +6,8 @@ use enforcer_common::{
     counter::{Counter, VERDICT_SLOTS, verdict_slot},
 };
 
+use crate::narrate;
+
 #[btf_map]
 static RULES: PerCpuArray<Counter, 1024> = PerCpuArray::new();
 
@@ -46,6 +48,7 @@ pub fn count(decision: Decision, direction: Direction, bytes: u32) {
 /// Counts something that was not kept or not reported.
 #[inline(always)]
 pub fn lose(loss: Loss) {
+    narrate::loss(loss as u32);
     if let Some(count) = LOSSES.get_ptr_mut(loss as u32) {
         // SAFETY: as in `add`.
         unsafe { *count += 1 }

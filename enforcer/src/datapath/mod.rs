@@ -12,6 +12,8 @@ mod features;
 mod hooks;
 mod object;
 mod pin;
+#[cfg(feature = "ebpf-log")]
+mod program_log;
 mod quiet;
 mod read;
 mod settings;
@@ -124,6 +126,8 @@ impl Datapath {
         let mut ebpf = object::load(maps, &settings.capacities)?;
         let tables = Tables::take(&mut ebpf)?;
         let ring = object::ring(&mut ebpf)?;
+        #[cfg(feature = "ebpf-log")]
+        program_log::follow(&mut ebpf);
         let programs = Programs::load(ebpf)?;
         let contents = Contents::read(&tables)?;
         let config = tables

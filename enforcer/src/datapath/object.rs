@@ -180,3 +180,16 @@ fn descriptor(ebpf: &Ebpf, name: &'static str) -> Result<OwnedFd, DatapathError>
             source,
         })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The ring of aya-log, which is there if any program has a line to write.
+    #[test]
+    fn the_programs_write_lines_only_where_they_were_built_for_it() {
+        let ring = b"AYA_LOGS";
+        let has_lines = OBJECT.windows(ring.len()).any(|bytes| bytes == ring);
+        assert_eq!(has_lines, cfg!(feature = "ebpf-log"));
+    }
+}
