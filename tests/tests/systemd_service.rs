@@ -1,0 +1,251 @@
+//! The service as it is installed: `deploy/enforcer.service`, as it stands, under a real systemd.
+
+use std::{
+    fs,
+    net::IpAddr,
+    os::unix::fs::symlink,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use tests::lab::{
+    Expect, FlowProtocol, Lab, Place,
+    namespace::{End, cable},
+    systemd::Systemd,
+};
+
+const UNIT: &str = "enforcer.service";
+
+/// The unit `web` serves 8080 and 8081, and may be reached at the first one.
+const POLICY: &str = "\
+apiVersion: enforcer.dev/v1alpha1
+kind: Node
+metadata: {name: machine}
+spec: {mode: enforce}
+---
+apiVersion: enforcer.dev/v1alpha1
+kind: Workload
+metadata: {name: web, namespace: units, labels: {app: web}}
+spec: {unit: web.service}
+---
+apiVersion: enforcer.dev/v1alpha1
+kind: SegmentPolicy
+metadata: {name: web, namespace: units}
+spec:
+  selector: {matchLabels: {app: web}}
+  ingress:
+    - ports: [8080/tcp]
+";
+
+struct Machine {
+    systemd: Systemd,
+    client: Place,
+    host: [IpAddr; 2],
+    // Last: it removes what the others use.
+    _lab: Lab,
+}
+
+impl Machine {
+    /// A machine with a service `web`, the program where it is installed, and the unit.
+    fn boot() -> Result<Self> {
+        let lab = Lab::new()?;
+        let (inside, outside) = (lab.namespace("machine")?, lab.namespace("outside")?);
+        let host = ([10, 66, 0, 2].into(), "fd66::2".parse()?);
+        cable(
+            &End {
+                namespace: &outside,
+                link: "eth0",
+                v4: [10, 66, 0, 1].into(),
+                v6: "fd66::1".parse()?,
+            },
+            &End {
+                namespace: &inside,
+                link: "eth0",
+                v4: host.0,
+                v6: host.1,
+            },
+        )?;
+        let systemd = Systemd::boot(&lab, &inside, "machine")?;
+        let this = Self {
+            client: Place::new("client", &outside, lab.cgroup("/client")?)?,
+            host: [host.0.into(), host.1.into()],
+            systemd,
+            _lab: lab,
+        };
+        this.systemd.write_unit(
+            "web.service",
+            "[Service]\nExecStart=/run/lab/probe --name web serve --tcp 8080,8081\n",
+        )?;
+        this.systemd.ensure(&["start", "web.service"])?;
+        this.wait("its server", || {
+            let listening = this.systemd.run("ss", &["-Hltn"])?.stdout;
+            Ok(String::from_utf8_lossy(&listening).contains(":8081 "))
+        })?;
+        symlink(
+            "/run/lab/enforcer",
+            this.systemd.path("/usr/bin").join("enforcer"),
+        )?;
+        let policies = this.systemd.path("/etc").join("enforcer/policies");
+        fs::create_dir_all(&policies)?;
+        fs::write(policies.join("web.yaml"), POLICY)?;
+        this.systemd.write_unit(UNIT, &unit()?)?;
+        Ok(this)
+    }
+
+    fn expect(&self, port: u16, expect: Expect) -> Result<()> {
+        for address in self.host {
+            self.client
+                .expect(FlowProtocol::Tcp, address, port, expect)?;
+        }
+        Ok(())
+    }
+
+    fn wait(&self, what: &str, done: impl Fn() -> Result<bool>) -> Result<()> {
+        let deadline = Instant::now() + tests::lab::patient(Duration::from_secs(30));
+        while !done()? {
+            anyhow::ensure!(
+                Instant::now() < deadline,
+                "{what} does not come:\n{}",
+                self.systemd.journal()
+            );
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        Ok(())
+    }
+
+    /// The daemon's process, as the outermost namespace numbers it.
+    fn daemon(&self) -> Result<Pid> {
+        let cgroup = self.systemd.property(UNIT, "ControlGroup")?;
+        let members = self
+            .systemd
+            .cgroup_root()
+            .join(cgroup.trim_start_matches('/'))
+            .join("cgroup.procs");
+        let members = fs::read_to_string(&members)
+            .with_context(|| format!("reading {}", members.display()))?;
+        let mut members = members.lines();
+        let pid = members.next().context("the service has no process")?;
+        assert_eq!(members.next(), None, "more than one process");
+        Ok(Pid::from_raw(pid.parse()?))
+    }
+}
+
+fn unit() -> Result<String> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/enforcer.service");
+    fs::read_to_string(&path).with_context(|| path.display().to_string())
+}
+
+/// The bits of the capabilities that the unit grants, as /proc/PID/status shows them.
+fn granted() -> Result<u64> {
+    let unit = unit()?;
+    let line = unit
+        .lines()
+        .find_map(|line| line.strip_prefix("CapabilityBoundingSet="))
+        .context("the unit bounds no capabilities")?;
+    line.split_whitespace()
+        .map(|name| match name {
+            // From linux/capability.h.
+            "CAP_CHOWN" => Ok(1 << 0),
+            "CAP_DAC_READ_SEARCH" => Ok(1 << 2),
+            "CAP_NET_ADMIN" => Ok(1 << 12),
+            "CAP_SYS_PTRACE" => Ok(1 << 19),
+            "CAP_SYS_ADMIN" => Ok(1 << 21),
+            "CAP_PERFMON" => Ok(1 << 38),
+            "CAP_BPF" => Ok(1 << 39),
+            other => anyhow::bail!("{other} is new: enter its number here"),
+        })
+        .sum()
+}
+
+#[test]
+fn the_service_starts_enforces_reloads_and_stops_with_the_capabilities_of_its_unit() -> Result<()> {
+    let machine = Machine::boot()?;
+    let systemd = &machine.systemd;
+    machine.expect(8080, Expect::Open)?;
+    machine.expect(8081, Expect::Open)?;
+
+    // `start` returns with READY: what is denied is denied at once.
+    systemd.ensure(&["start", UNIT])?;
+    machine.expect(8080, Expect::Open)?;
+    machine.expect(8081, Expect::Denied)?;
+    assert_eq!(systemd.property(UNIT, "SubState")?, "running");
+    assert_eq!(systemd.property(UNIT, "NotifyAccess")?, "main");
+    let text = systemd.property(UNIT, "StatusText")?;
+    assert!(text.contains("generation"), "{text}");
+
+    let pid = machine.daemon()?;
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let field = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
+        line.map(str::trim).unwrap_or_default().to_owned()
+    };
+    let granted = format!("{:016x}", granted()?);
+    for set in ["CapEff:", "CapPrm:", "CapBnd:"] {
+        assert_eq!(field(set), granted, "{set}");
+    }
+    assert_eq!(
+        (field("NoNewPrivs:"), field("Seccomp:")),
+        ("1".into(), "2".into())
+    );
+    let health = systemd.run("enforcer", &["status", "--check"])?;
+    assert!(health.status.success(), "{health:?}");
+
+    // Another policy, taken at the latest when `reload` asks for it.
+    let policy = systemd.path("/etc/enforcer/policies/web.yaml");
+    fs::write(policy, POLICY.replace("8080/tcp", "8081/tcp"))?;
+    systemd.ensure(&["reload", UNIT])?;
+    machine.wait("the other policy", || {
+        let wait = ["wait", "--generation", "3", "--timeout", "1s"];
+        Ok(systemd.run("enforcer", &wait)?.status.success())
+    })?;
+    machine.expect(8081, Expect::Open)?;
+    machine.expect(8080, Expect::Denied)?;
+    machine.wait("the reload", || {
+        Ok(systemd.journal().contains("asked to reload"))
+    })?;
+    assert_eq!(machine.daemon()?, pid, "a reload is no restart");
+
+    systemd.ensure(&["stop", UNIT])?;
+    assert_eq!(systemd.property(UNIT, "Result")?, "success");
+    assert_eq!(systemd.property(UNIT, "ExecMainStatus")?, "0");
+    machine.expect(8081, Expect::Open)?;
+    machine.expect(8080, Expect::Denied)?;
+    let detached = systemd.run("enforcer", &["detach", "--yes"])?;
+    assert!(detached.status.success(), "{detached:?}");
+    machine.expect(8080, Expect::Open)?;
+    Ok(())
+}
+
+#[test]
+fn a_daemon_that_hangs_is_ended_by_the_watchdog_and_restarted_under_enforcement() -> Result<()> {
+    let machine = Machine::boot()?;
+    let systemd = &machine.systemd;
+    let shorter = unit()?.replace("WatchdogSec=60s", "WatchdogSec=3s");
+    assert_ne!(shorter, unit()?, "the unit has no watchdog");
+    systemd.write_unit(UNIT, &shorter)?;
+    systemd.ensure(&["start", UNIT])?;
+    machine.expect(8081, Expect::Denied)?;
+
+    // Signs of life come in time.
+    let pid = machine.daemon()?;
+    std::thread::sleep(Duration::from_secs(5));
+    assert_eq!(machine.daemon()?, pid);
+    assert_eq!(systemd.property(UNIT, "NRestarts")?, "0");
+
+    // Nobody else ends it.
+    kill(pid, Signal::SIGSTOP)?;
+    machine.expect(8081, Expect::Denied)?;
+    machine.wait("the restart", || {
+        Ok(systemd.property(UNIT, "NRestarts")? == "1"
+            && systemd.property(UNIT, "SubState")? == "running")
+    })?;
+    assert_ne!(machine.daemon()?, pid);
+    machine.expect(8080, Expect::Open)?;
+    machine.expect(8081, Expect::Denied)?;
+    Ok(())
+}
