@@ -13,6 +13,7 @@
 //! Whatever cannot be answered is a [`problem::Problem`].
 
 pub mod access;
+mod admission;
 pub mod client;
 pub mod problem;
 pub mod question;
@@ -20,6 +21,7 @@ pub mod request;
 pub mod routes;
 pub mod server;
 pub mod status;
+mod waiting;
 
 /// Where the control socket is unless a flag says otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/enforcer/enforcer.sock";

@@ -1,32 +1,29 @@
 //! What is answered at the control socket.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{convert::Infallible, sync::Arc};
 
 use axum::{
     Extension, Json, Router,
     body::{Body, Bytes},
-    extract::{FromRequest, RawQuery, Request, State},
-    http::{StatusCode, header},
+    extract::{RawQuery, State},
+    http::header,
     response::{IntoResponse, Response},
     routing::{get, post},
 };
 use futures::stream;
-use http_body_util::{BodyExt, Limited};
-use serde::{Serialize, de::DeserializeOwned};
+use serde::Serialize;
 use time::OffsetDateTime;
-use tokio::{
-    sync::{mpsc, oneshot, watch},
-    time::timeout,
-};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    access::Access,
+    admission::{self, Body64K, demand_full},
     problem::{Problem, ProblemCode},
     question::{self, FlowQuestion},
-    request::{ApplyRequest, WaitAnswer, WaitRequest},
+    request::ApplyRequest,
     server::Caller,
     status::{AttachmentStatus, EndpointStatus, FeatureStatus, LossStatus, MapStatus, Status},
+    waiting,
 };
 use crate::{
     compile::explain::{Explainer, Explanation},
@@ -39,15 +36,6 @@ use crate::{
     reconcile::{command::Command, in_force::InForce, reconciler::unix_milliseconds},
     settings::Settings,
 };
-
-/// Largest request body.
-const LARGEST_BODY: usize = 64 << 10;
-/// How long a caller may take for a body.
-const BODY_TIMEOUT: Duration = Duration::from_secs(10);
-/// Longest wait.
-const LONGEST_WAIT: Duration = Duration::from_mins(10);
-/// Fewest digits of a digest: fewer would be met by accident.
-const FEWEST_DIGITS: usize = 8;
 
 /// The kernel's own account of itself, for `status`.
 pub trait KernelView: Send + Sync {
@@ -94,74 +82,19 @@ pub fn router(sources: Sources) -> Router {
         .route("/v1/endpoints", get(endpoints))
         .route("/v1/flows", get(flows))
         .route("/v1/explain", post(explain))
-        .route("/v1/wait", get(wait))
+        .route("/v1/wait", get(waiting::wait))
         .route("/v1/apply", post(apply))
         .route("/v1/confirm", post(confirm))
         .fallback(async || Problem::new(ProblemCode::NotFound, "there is no such request"))
         .method_not_allowed_fallback(async || {
             Problem::new(ProblemCode::NotFound, "not by this method")
         })
-        .layer(axum::middleware::from_fn(admit))
+        .layer(axum::middleware::from_fn(admission::admit))
         .with_state(sources)
 }
 
-type Answer<T> = Result<Json<T>, Problem>;
-
-impl IntoResponse for Problem {
-    fn into_response(self) -> Response {
-        let status =
-            StatusCode::from_u16(self.code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        (status, Json(self)).into_response()
-    }
-}
-
-/// Nobody without access gets any further.
-async fn admit(request: Request, next: axum::middleware::Next) -> Response {
-    match request.extensions().get::<Caller>() {
-        Some(Caller(Some(_))) => next.run(request).await,
-        _ => Problem::new(
-            ProblemCode::Forbidden,
-            "only root may use this socket (and the group that `run --socket-group` names)",
-        )
-        .into_response(),
-    }
-}
-
-fn demand_full(caller: Caller) -> Result<(), Problem> {
-    if caller.0 == Some(Access::Full) {
-        Ok(())
-    } else {
-        Err(Problem::new(
-            ProblemCode::Forbidden,
-            "only root may change anything (and the group, with `run --socket-access full`)",
-        ))
-    }
-}
-
-/// A JSON body, bounded in size and time.
-struct Body64K<T>(T);
-
-impl<S: Sync, T: DeserializeOwned> FromRequest<S> for Body64K<T> {
-    type Rejection = Problem;
-
-    async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
-        let bad = |reason: &dyn std::fmt::Display| {
-            Problem::new(
-                ProblemCode::BadRequest,
-                format!("bad request body: {reason}"),
-            )
-        };
-        let body = Limited::new(request.into_body(), LARGEST_BODY);
-        let bytes = timeout(BODY_TIMEOUT, body.collect())
-            .await
-            .map_err(|_| bad(&"it does not come"))?
-            .map_err(|e| bad(&e))?
-            .to_bytes();
-        serde_json::from_slice(&bytes)
-            .map(Self)
-            .map_err(|e| bad(&e))
-    }
-}
+/// An answer in JSON, or why there is none.
+pub(super) type Answer<T> = Result<Json<T>, Problem>;
 
 async fn status(State(sources): State<Sources>) -> Answer<Status> {
     let kernel = sources.kernel.clone();
@@ -250,65 +183,6 @@ async fn explain(
         .map_err(|e| Problem::new(ProblemCode::BadRequest, e))
 }
 
-async fn wait(State(sources): State<Sources>, RawQuery(query): RawQuery) -> Answer<WaitAnswer> {
-    let request = WaitRequest::from_query(query.as_deref().unwrap_or_default())
-        .map_err(|e| Problem::new(ProblemCode::BadRequest, e))?;
-    if request
-        .digest
-        .as_ref()
-        .is_some_and(|d| d.len() < FEWEST_DIGITS || !d.bytes().all(|b| b.is_ascii_hexdigit()))
-    {
-        return Err(Problem::new(
-            ProblemCode::BadRequest,
-            format!("a digest has hexadecimal digits, at least {FEWEST_DIGITS}"),
-        ));
-    }
-    let limit = Duration::from_millis(request.timeout_milliseconds).min(LONGEST_WAIT);
-    let mut in_force = sources.in_force.clone();
-    let found = timeout(limit, in_force.wait_for(|now| answers(now, &request))).await;
-    let answer = match found {
-        Ok(Ok(now)) => WaitAnswer {
-            generation: now.generation,
-            digest: now.policy.digest.clone(),
-        },
-        Ok(Err(_)) => {
-            return Err(Problem::new(
-                ProblemCode::Unavailable,
-                "the daemon is stopping",
-            ));
-        }
-        Err(_) => {
-            let now = sources.in_force.borrow().clone();
-            return Err(Problem {
-                diagnostics: Vec::new(),
-                ..not_in_time(&now)
-            });
-        }
-    };
-    Ok(Json(answer))
-}
-
-fn answers(now: &InForce, request: &WaitRequest) -> bool {
-    now.ready
-        && request
-            .digest
-            .as_ref()
-            .is_none_or(|d| now.policy.digest.starts_with(&d.to_ascii_lowercase()))
-        && request.generation.is_none_or(|g| now.generation >= g)
-}
-
-fn not_in_time(now: &InForce) -> Problem {
-    let digest = now.policy.digest.get(..12).unwrap_or("none");
-    let mut message = format!(
-        "not in time: in force is policy {digest}, generation {}",
-        now.generation
-    );
-    if let Some(refused) = &now.refused {
-        message = format!("{message}; {}", refused.problem.message);
-    }
-    Problem::new(ProblemCode::Timeout, message)
-}
-
 async fn apply(
     State(sources): State<Sources>,
     Extension(caller): Extension<Caller>,
@@ -342,13 +216,15 @@ async fn ask<T>(
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
+    use std::{path::Path, time::Duration};
 
     use super::*;
     use crate::{
         api::{
+            access::Access,
+            admission::LARGEST_BODY,
             client::{Client, ClientError},
-            request::{ApplyAnswer, ConfirmAnswer},
+            request::{ApplyAnswer, ConfirmAnswer, WaitAnswer, WaitRequest},
             server::ControlSocket,
         },
         datapath::{Capacities, DatapathSettings, XdpMode},

@@ -11,6 +11,7 @@ mod problem;
 pub mod socket_owner;
 pub mod sockets;
 pub mod units;
+mod unknown;
 mod ways;
 
 use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};

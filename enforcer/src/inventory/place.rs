@@ -9,7 +9,8 @@ pub use super::problem::{Problem, WorkloadName};
 use super::{
     Snapshot,
     claims::Claims,
-    units::{address_of_cgroup, ancestors_and_self, is_slice, parent, unit_of_cgroup},
+    units::{address_of_cgroup, unit_of_cgroup},
+    unknown,
     ways::Ways,
 };
 use crate::{
@@ -124,7 +125,13 @@ impl Placer {
         let mut placed = self.unplaceable.clone();
         let contested = self.place_cgroups(workloads, snapshot, &mut placement, &mut placed);
         place_interfaces(workloads, snapshot, &mut placement, &mut placed);
-        placement.unknown = self.unknown(snapshot, &placement.endpoints, &contested);
+        placement.unknown = unknown::unknown(
+            snapshot,
+            &placement.endpoints,
+            &contested,
+            &self.ways,
+            self.claims_units,
+        );
         placement.endpoints.sort_by(|a, b| a.key.cmp(&b.key));
         for (index, workload) in workloads.iter().enumerate() {
             if let Some(place) = &workload.place
@@ -179,48 +186,6 @@ impl Placer {
         }
         contested
     }
-
-    /// See [`Placement::unknown`]. Nothing below an endpoint is unknown: it is the endpoint's.
-    fn unknown(
-        &self,
-        snapshot: &Snapshot,
-        endpoints: &[PlacedEndpoint],
-        contested: &BTreeSet<&str>,
-    ) -> Vec<EndpointPlace> {
-        let enrolled: BTreeSet<&str> = endpoints
-            .iter()
-            .filter_map(|e| match &e.place {
-                EndpointPlace::Cgroup { path, .. } => Some(path.as_str()),
-                _ => None,
-            })
-            .collect();
-        let mut parents: BTreeSet<&str> = BTreeSet::new();
-        if self.claims_units {
-            parents.extend(unit_parents(snapshot));
-        }
-        for path in snapshot.cgroups.keys() {
-            if self.ways.may_have_child(path) {
-                parents.insert(path);
-            }
-            if contested.contains(path.as_str()) {
-                parents.extend(parent(path));
-            }
-        }
-        let mut unknown = Vec::new();
-        for (path, id) in &snapshot.cgroups {
-            if ancestors_and_self(path).any(|p| enrolled.contains(p)) {
-                continue;
-            }
-            if parents.contains(path.as_str()) {
-                unknown.push(EndpointPlace::Pending { id: *id });
-            } else if !contested.contains(path.as_str())
-                && parent(path).is_some_and(|p| parents.contains(p))
-            {
-                unknown.push(EndpointPlace::NoWorkload { id: *id });
-            }
-        }
-        unknown
-    }
 }
 
 fn place_interfaces(
@@ -274,20 +239,6 @@ fn names_of(
     indices.map(|i| name_of(&workloads[i])).collect()
 }
 
-/// Where the host's service manager can start a unit: in its slices, and in what they are in.
-/// (A unit's slice is a setting of the unit, so its name says nothing about the place.)
-fn unit_parents(snapshot: &Snapshot) -> impl Iterator<Item = &str> {
-    snapshot
-        .cgroups
-        .keys()
-        .filter(|path| address_of_cgroup(path).is_some_and(|address| !address.contains('/')))
-        .flat_map(|path| {
-            let own = is_slice(path).then_some(path.as_str());
-            own.into_iter().chain(ancestors_and_self(path).skip(1))
-        })
-        .chain(["/"])
-}
-
 /// A leading `/`, none at the end, none doubled.
 fn normalized(pattern: &str) -> String {
     let mut path = String::new();
@@ -318,7 +269,7 @@ fn name_of(workload: &Workload) -> WorkloadName {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::{inventory::Interface, policy::model::Origin};
 
@@ -339,16 +290,16 @@ mod tests {
         })
     }
 
-    fn cgroup(name: &str, pattern: &str) -> Arc<Workload> {
+    pub(crate) fn cgroup(name: &str, pattern: &str) -> Arc<Workload> {
         workload(name, Place::Cgroup(pattern.into()))
     }
 
-    fn unit(name: &str, pattern: &str) -> Arc<Workload> {
+    pub(crate) fn unit(name: &str, pattern: &str) -> Arc<Workload> {
         workload(name, Place::Unit(pattern.into()))
     }
 
     /// Ids count up from 1 in the order of `paths`.
-    fn snapshot(paths: &[&str]) -> Snapshot {
+    pub(crate) fn snapshot(paths: &[&str]) -> Snapshot {
         Snapshot {
             cgroups: (1..)
                 .zip(paths)
@@ -366,11 +317,11 @@ mod tests {
             .collect()
     }
 
-    fn pending(id: u64) -> EndpointPlace {
+    pub(crate) fn pending(id: u64) -> EndpointPlace {
         EndpointPlace::Pending { id }
     }
 
-    fn nobody(id: u64) -> EndpointPlace {
+    pub(crate) fn nobody(id: u64) -> EndpointPlace {
         EndpointPlace::NoWorkload { id }
     }
 
@@ -487,74 +438,10 @@ mod tests {
     }
 
     #[test]
-    fn new_children_of_a_globs_parent_wait_and_known_strangers_do_not() {
-        let host = snapshot(&["/", "/app", "/app/other", "/app/web-1", "/else", "/else/x"]);
-        let found = place(&[cgroup("web", "/app/web-*")], &host);
-        assert_eq!(
-            found.unknown,
-            [pending(1), pending(2), nobody(3), nobody(5)]
-        );
-    }
-
-    #[test]
-    fn every_directory_on_the_way_to_a_match_waits() {
-        let host = snapshot(&["/", "/app", "/app/x", "/app/x/worker", "/app/x/y", "/b"]);
-        let found = place(&[cgroup("worker", "/app/*/worker")], &host);
-        assert_eq!(
-            found.unknown,
-            [pending(1), pending(2), pending(3), nobody(5), nobody(6)]
-        );
-        let deep = place(&[cgroup("deep", "/app/**/worker")], &host);
-        assert_eq!(
-            deep.unknown,
-            [pending(1), pending(2), pending(3), pending(5), nobody(6)]
-        );
-    }
-
-    #[test]
-    fn a_choice_that_spans_components_makes_everything_below_wait() {
-        let host = snapshot(&["/", "/app", "/app/x", "/app/x/y", "/b"]);
-        let found = place(&[cgroup("choice", "/app/{x/z,w}")], &host);
-        assert_eq!(
-            found.unknown,
-            [pending(1), pending(2), pending(3), pending(4), nobody(5)]
-        );
-    }
-
-    #[test]
-    fn nothing_below_an_endpoint_is_unknown() {
-        let host = snapshot(&["/", "/app", "/app/sub", "/app/sub/y"]);
-        let workloads = [cgroup("app", "/app"), cgroup("x", "/app/sub/x*")];
-        assert_eq!(place(&workloads, &host).unknown, [pending(1)]);
-    }
-
-    #[test]
-    fn units_wait_in_every_slice() {
-        let host = snapshot(&[
-            "/",
-            "/init.scope",
-            "/system.slice",
-            "/system.slice/a.service",
-            "/system.slice/b.service",
-            "/system.slice/b.service/nested",
-        ]);
-        let found = place(&[unit("a", "a*.service")], &host);
-        assert_eq!(
-            found.unknown,
-            [pending(1), nobody(2), pending(3), nobody(5)]
-        );
-    }
-
-    #[test]
     fn a_bad_pattern_is_an_error_of_its_workload_only() {
         let host = snapshot(&["/", "/app"]);
         let found = place(&[cgroup("bad", "/a[b"), cgroup("app", "/app")], &host);
         assert_eq!(endpoints(&found), [("app", "cgroup:/app")]);
         assert!(found.problems[0].is_error(), "{:?}", found.problems);
-    }
-
-    #[test]
-    fn nothing_waits_where_no_workload_is_placed() {
-        assert!(place(&[], &snapshot(&["/", "/app"])).unknown.is_empty());
     }
 }
