@@ -68,6 +68,9 @@ fn name_context(node: &str, in_force: &InForce) -> NameContext {
                 name: w.name.clone(),
                 labels: w.labels.clone(),
                 spiffe_id: w.spiffe_id.clone(),
+                service_account: w.service_account.clone(),
+                unit: w.unit().map(str::to_owned),
+                ports: w.ports.clone(),
                 addresses: w.addresses.clone(),
             })
         })

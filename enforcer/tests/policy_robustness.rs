@@ -3,7 +3,10 @@
 
 use std::{fmt::Write as _, fs, path::Path, sync::LazyLock};
 
-use enforcer::policy::{self, Code, model::Peer};
+use enforcer::policy::{
+    self, Code,
+    model::{Peer, PortMatch},
+};
 use proptest::prelude::*;
 
 /// Good and bad policy to start from.
@@ -129,7 +132,11 @@ fn read(bytes: &[u8]) -> Result<(), TestCaseError> {
                 for rule in policy.rules.iter().flatten().flatten() {
                     prop_assert!(rule.origin.line > 0);
                     prop_assert!(!rule.peers.is_empty() && !rule.ports.is_empty());
-                    prop_assert!(rule.ports.iter().all(|port| port.first <= port.last));
+                    let in_order = |port: &PortMatch| match port {
+                        PortMatch::Range(range) => range.first <= range.last,
+                        PortMatch::Named(named) => !named.name.is_empty(),
+                    };
+                    prop_assert!(rule.ports.iter().all(in_order));
                 }
             }
         }

@@ -6,7 +6,10 @@ use std::{fs, time::Instant};
 
 use enforcer::{
     compile::{self, Inputs, Limits, Numbers, Subjects},
-    policy::{Loader, model::Mode},
+    policy::{
+        Loader,
+        model::{Mode, Moment},
+    },
 };
 use tests::bench::policy;
 
@@ -34,6 +37,7 @@ fn one_of_a_hundred_thousand_rules_changes() {
         let inputs = Inputs {
             policy: &policy,
             mode: Mode::Enforce,
+            now: Moment::default(),
             host_addresses: &[],
             subjects: Subjects::Placed,
             limits: &Limits::NONE,

@@ -17,7 +17,7 @@ fn add_policy(scenario: &mut Scenario, other: &Scenario, which: Index, name: Str
     Arc::make_mut(&mut policy).name = name;
     let policies = &mut scenario.policy.policies;
     policies.push(policy);
-    policies.sort_by(|a, b| (a.tier, &a.namespace, &a.name).cmp(&(b.tier, &b.namespace, &b.name)));
+    policies.sort_by(|a, b| a.rank().cmp(&b.rank()));
 }
 
 proptest! {
@@ -52,6 +52,7 @@ proptest! {
             let inputs = Inputs {
                 policy: &scenario.policy,
                 mode: scenario.mode,
+                now: scenario.now,
                 host_addresses: &scenario.host_addresses,
                 subjects,
                 limits: &limits,

@@ -7,8 +7,9 @@ use std::{sync::Arc, time::Duration};
 use enforcer::{
     compile::{self, Image, Inputs, Limits, Numbers, Subjects},
     policy::model::{
-        LabelSelector, Labels, Mode, Origin, Peer, Place, Policy, PortMatch, ResolvedPolicy, Rule,
-        RuleAction, Subject, Tier, Workload,
+        Accountability, Assurance, Labels, Mode, Moment, Origin, Peer, Place, Policy, PolicyKind,
+        PortMatch, PortRange, ResolvedPolicy, Rule, RuleAction, Subject, Tier, Validity, Workload,
+        WorkloadSelector,
     },
 };
 use nix::time::{ClockId, clock_gettime};
@@ -39,6 +40,9 @@ fn tree(workloads: usize, policies: usize, rules: usize) -> ResolvedPolicy {
         origin: origin(app),
         labels: labels(app),
         spiffe_id: None,
+        service_account: None,
+        ports: [].into(),
+        assurance: Assurance::Address,
         addresses: vec![
             format!("10.{}.{}.{}/32", app >> 16, app >> 8 & 255, app & 255)
                 .parse()
@@ -46,17 +50,20 @@ fn tree(workloads: usize, policies: usize, rules: usize) -> ResolvedPolicy {
         ],
         place: Some(Place::Cgroup(format!("/w-{app}"))),
     };
-    let select = |key: &str, value: String| LabelSelector {
-        namespace: None,
-        match_labels: Labels::from([(key.to_owned(), value)]),
+    let select = |key: &str, value: String| {
+        WorkloadSelector::labelled(None, Labels::from([(key.to_owned(), value)]))
     };
     let policy = |p: usize| Policy {
+        kind: PolicyKind::SegmentPolicy,
         namespace: None,
         name: format!("p-{p}"),
         origin: origin(p),
         tier: Tier::Application,
+        priority: None,
         mode: None,
-        subject: Subject::Workloads(select("app", format!("app-{}", p % workloads))),
+        validity: Validity::ALWAYS,
+        accountability: Accountability::default(),
+        subject: Subject::Workloads(vec![select("app", format!("app-{}", p % workloads))]),
         rules: [
             None,
             Some(
@@ -65,16 +72,19 @@ fn tree(workloads: usize, policies: usize, rules: usize) -> ResolvedPolicy {
                         name: format!("ingress[{r}]"),
                         origin: origin(p),
                         action: RuleAction::Allow,
+                        log: false,
+                        validity: Validity::ALWAYS,
+                        accountability: Accountability::default(),
                         peers: vec![Peer::Workloads(if r == 0 {
                             select("team", format!("team-{}", p % 100))
                         } else {
                             select("app", format!("app-{}", (p * 7 + r) % workloads))
                         })],
-                        ports: vec![PortMatch {
+                        ports: vec![PortMatch::Range(PortRange {
                             protocol: Some(6),
                             first: 1000 + u16::try_from(r).expect("few rules"),
                             last: 1000 + u16::try_from(r).expect("few rules"),
-                        }],
+                        })],
                     })
                     .collect(),
             ),
@@ -100,6 +110,7 @@ fn timed(policy: &ResolvedPolicy, numbers: &mut Numbers) -> (Image, Duration) {
     let inputs = Inputs {
         policy,
         mode: Mode::Enforce,
+        now: Moment::default(),
         host_addresses: &[],
         subjects: Subjects::Placed,
         limits: &Limits::NONE,

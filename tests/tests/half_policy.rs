@@ -186,6 +186,7 @@ fn compile(scenario: &Scenario, numbers: &mut Numbers) -> Maps {
     let inputs = Inputs {
         policy: &scenario.policy,
         mode: scenario.mode,
+        now: scenario.now,
         host_addresses: &scenario.host_addresses,
         subjects: Subjects::All,
         limits: &Limits::NONE,

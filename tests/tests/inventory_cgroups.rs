@@ -23,7 +23,7 @@ use enforcer::{
         cgroups::{CgroupError, CgroupTree},
         place::place,
     },
-    policy::model::{Labels, Origin, Place, Workload},
+    policy::model::{Assurance, Labels, Origin, Place, Workload},
 };
 use tests::lab::Lab;
 use tokio::sync::watch;
@@ -88,6 +88,9 @@ fn workload(name: &str, place: Place) -> Arc<Workload> {
         },
         labels: Labels::new(),
         spiffe_id: None,
+        service_account: None,
+        ports: [].into(),
+        assurance: Assurance::Address,
         addresses: Vec::new(),
         place: Some(place),
     })

@@ -77,6 +77,7 @@ fn put(loaded: &mut Loaded<'_>, links: &[u32]) -> Result<()> {
         &Inputs {
             policy: &policy,
             mode: Mode::Enforce,
+            now: enforcer::policy::model::Moment::default(),
             host_addresses: &[],
             subjects: Subjects::All,
             limits: &Limits::NONE,

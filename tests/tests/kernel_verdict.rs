@@ -334,6 +334,7 @@ impl Case<'_> {
             matches!(
                 identity.subject,
                 compile::image::IdentitySubject::Workload { .. }
+                    | compile::image::IdentitySubject::RemoteHost { .. }
             )
         });
         !is_workload || number == self.identity(shot.endpoint)
@@ -366,6 +367,7 @@ fn put(
         &Inputs {
             policy: &scenario.policy,
             mode: scenario.mode,
+            now: scenario.now,
             host_addresses: &scenario.host_addresses,
             subjects: Subjects::All,
             limits: &Limits::NONE,

@@ -7,7 +7,7 @@ use enforcer::compile::{
     explain::{Answer, Explainer, Explanation, FlowQuery, Party},
     image::{RuleInfo, WorkloadName},
 };
-use enforcer_common::{Action, Decision, Judge, Reason, identity};
+use enforcer_common::{Action, Decision, Judge, Reason, identity, verdict::decision_flag};
 use proptest::{collection::vec, prelude::*};
 use tests::{
     generate::{self, Scenario},
@@ -21,6 +21,7 @@ fn compile(scenario: &Scenario, in_force: Option<&Image>, numbers: &mut Numbers)
     let inputs = Inputs {
         policy: &scenario.policy,
         mode: scenario.mode,
+        now: scenario.now,
         host_addresses: &scenario.host_addresses,
         subjects: Subjects::All,
         limits: &Limits::NONE,
@@ -53,6 +54,7 @@ fn by_image(scenario: &Scenario, image: &Image, flow: &RawFlow) -> Decision {
 
 fn named(info: &RuleInfo) -> NamedRule {
     NamedRule {
+        kind: info.kind,
         namespace: info.namespace.clone(),
         policy: info.policy.clone(),
         rule: info.rule.clone(),
@@ -74,6 +76,8 @@ fn agree(scenario: &Scenario, image: &Image) -> Result<(), TestCaseError> {
             Action::Audit => ModelAction::Audit,
         };
         prop_assert_eq!(action, expected.action, "{:?}: {:?}", flow, expected);
+        let logged = decision.flags & decision_flag::LOG != 0;
+        prop_assert_eq!(logged, expected.log, "{:?}: {:?}", flow, expected);
         let rule = image.rules.get(&decision.rule);
         let reason = Reason::from_byte(decision.reason);
         let (wanted, by_rule) = match &expected.cause {
@@ -146,6 +150,7 @@ proptest! {
         let explainer = Explainer {
             policy: &scenario.policy,
             mode: scenario.mode,
+            now: scenario.now,
             image: &image,
         };
         for flow in &scenario.flows {

@@ -176,6 +176,7 @@ async fn explain(
     let explainer = Explainer {
         policy: &now.policy,
         mode: now.mode.effective,
+        now: now.as_of,
         image: &now.image,
     };
     question::explain(&explainer, &question)

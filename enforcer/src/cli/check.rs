@@ -10,7 +10,10 @@ use clap::Args;
 use super::{Exit, OutputFormat, run::CapacityArgs};
 use crate::{
     compile::{Inputs, Numbers, Subjects, compile},
-    policy::{self, Code, PolicyErrors, model::ResolvedPolicy},
+    policy::{
+        self, Code, PolicyErrors,
+        model::{Moment, ResolvedPolicy},
+    },
     reconcile::mode,
 };
 
@@ -67,6 +70,7 @@ fn fitting(
 ) -> Result<ResolvedPolicy, PolicyErrors> {
     let inputs = Inputs {
         mode: mode::effective(None, &policy.node, None).effective,
+        now: Moment::now(),
         policy: &policy,
         host_addresses: &[],
         subjects: Subjects::Placed,

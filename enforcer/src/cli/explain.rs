@@ -18,7 +18,7 @@ use crate::{
     },
     policy::{
         self,
-        model::{Mode, RuleAction},
+        model::{Mode, Moment},
     },
     reconcile::mode,
 };
@@ -97,9 +97,11 @@ fn offline(path: &PathBuf, question: &FlowQuestion) -> anyhow::Result<Option<Vec
         }
     };
     let mode = mode::effective(None, &policy.node, None).effective;
+    let now = Moment::now();
     let inputs = Inputs {
         policy: &policy,
         mode,
+        now,
         host_addresses: &[],
         subjects: Subjects::All,
         limits: &Limits::NONE,
@@ -109,6 +111,7 @@ fn offline(path: &PathBuf, question: &FlowQuestion) -> anyhow::Result<Option<Vec
     let explainer = Explainer {
         policy: &policy,
         mode,
+        now,
         image: &image,
     };
     Ok(Some(question::explain(&explainer, question)?))
@@ -189,10 +192,7 @@ fn render_policy(policy: &PolicyView, out: &mut dyn Write) -> io::Result<()> {
             out,
             "    {} {} {} at {}{}",
             if rule.decides { "=>" } else { "  " },
-            match rule.action {
-                RuleAction::Allow => "allow",
-                RuleAction::Deny => "deny ",
-            },
+            format_args!("{:<5}", rule.action.name()),
             rule.name,
             rule.origin,
             match &rule.why_not {

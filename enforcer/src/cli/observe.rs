@@ -253,6 +253,7 @@ fn destination(side: &Side) -> String {
 fn who(side: &Side) -> Option<String> {
     match side.kind {
         SideKind::Host => Some("host".to_owned()),
+        SideKind::RemoteHost => Some("remote-host".to_owned()),
         SideKind::World => Some("world".to_owned()),
         SideKind::Unknown => None,
         SideKind::Workload => {

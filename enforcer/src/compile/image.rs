@@ -19,21 +19,10 @@ use super::{
     numbered::Numbered,
     tables::{PolicySets, PortTables},
 };
-use crate::policy::model::{Labels, Mode, Origin, RuleAction, Tier};
-
-/// How an identity is known, weakest first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Assurance {
-    /// By its address, as declared.
-    Address,
-    /// By what an orchestrator says.
-    Orchestrator,
-    /// By a fact of this kernel: interface or cgroup.
-    Kernel,
-    /// By mTLS.
-    Attested,
-}
+pub use crate::policy::model::Assurance;
+use crate::policy::model::{
+    Accountability, Labels, Mode, NamedPort, Origin, PolicyKind, RuleAction, Tier, Workload,
+};
 
 /// What policy can see of a peer or endpoint. Equal values share a number.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -42,6 +31,10 @@ pub struct Identity {
     pub subject: IdentitySubject,
     /// The prefixes named in policy that contain the address by which the peer is known.
     pub prefixes: BTreeSet<IpNet>,
+    /// How well the peer is known; for workloads, the highest minimum named in policy that it
+    /// meets, and `Address` where it meets none.
+    #[serde(default)]
+    pub assurance: Assurance,
 }
 
 /// Who an identity is.
@@ -50,6 +43,12 @@ pub struct Identity {
 pub enum IdentitySubject {
     /// This host's own processes and addresses.
     Host,
+    /// Another host.
+    #[serde(rename = "remote-host")]
+    RemoteHost {
+        /// Labels.
+        labels: Labels,
+    },
     /// Nobody known.
     World,
     /// A workload.
@@ -61,12 +60,46 @@ pub enum IdentitySubject {
         /// SPIFFE ID.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         spiffe_id: Option<String>,
+        /// Service account.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        service_account: Option<String>,
+        /// systemd unit, as its document names it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        unit: Option<String>,
+        /// Named ports.
+        #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+        ports: BTreeSet<NamedPort>,
     },
+}
+
+impl IdentitySubject {
+    /// What policy sees of a workload.
+    pub fn of(workload: &Workload) -> Self {
+        Self::Workload {
+            namespace: workload.namespace.clone(),
+            labels: workload.labels.clone(),
+            spiffe_id: workload.spiffe_id.clone(),
+            service_account: workload.service_account.clone(),
+            unit: workload.unit().map(str::to_owned),
+            ports: workload.ports.clone(),
+        }
+    }
+
+    /// The named ports of a workload.
+    pub fn ports(&self) -> Option<&BTreeSet<NamedPort>> {
+        match self {
+            Self::Workload { ports, .. } => Some(ports),
+            _ => None,
+        }
+    }
 }
 
 /// A rule, or what stands for one, behind a rule number.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct RuleInfo {
+    /// Kind of the policy; for what is the node's own without meaning.
+    #[serde(default)]
+    pub kind: PolicyKind,
     /// `None` for policies of all namespaces, the node's default and blocked sources.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub namespace: Option<String>,
@@ -85,6 +118,9 @@ pub struct RuleInfo {
     pub action: RuleAction,
     /// The policy's mode.
     pub mode: Mode,
+    /// Who answers for it: what the policy says and what the rule says.
+    #[serde(flatten)]
+    pub accountability: Accountability,
     /// Where it is written. `None` for a node default that no document states.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub origin: Option<Origin>,

@@ -11,13 +11,13 @@ use ipnet::IpNet;
 
 use super::{
     Inputs, Subjects,
-    image::{Identity, IdentitySubject, WorkloadName},
+    image::{Assurance, Identity, IdentitySubject, WorkloadName},
     limits::CompileError,
     numbered::Numbered,
     numbers::Numbers,
     prefix_table::PrefixTable,
 };
-use crate::policy::model::{Peer, Policy, Workload};
+use crate::policy::model::{Peer, Policy, RemoteHost, Workload};
 
 /// Everybody, numbered. Kept from one compilation to the next: what did not change is not
 /// looked at again.
@@ -37,6 +37,10 @@ pub(super) struct Known {
     local: Vec<u32>,
     /// How often policy names a prefix.
     named: PrefixTable<usize>,
+    /// How often policy names a minimum of assurance.
+    minimums: BTreeMap<Assurance, usize>,
+    /// Which other host declares a prefix: the first by name.
+    hosts: PrefixTable<Arc<RemoteHost>>,
     /// Who declares a prefix, by (namespace, name): the first has it.
     declared: PrefixTable<Vec<Arc<Workload>>>,
     /// What all this was made of.
@@ -44,17 +48,24 @@ pub(super) struct Known {
 }
 
 impl Known {
-    /// Numbers everybody that the inputs speak of. Between calls nothing changes but the tree.
+    /// Numbers everybody that the inputs speak of. Between calls nothing changes but policies
+    /// and workloads. `false`: what is remembered does not fit any more.
     pub fn update(
         &mut self,
         inputs: &Inputs<'_>,
         numbers: &mut Numbers,
-    ) -> Result<(), CompileError> {
+    ) -> Result<bool, CompileError> {
         let (policies, workloads) = std::mem::take(&mut self.of);
         let first = self.identities.is_empty();
         let mut changed = BTreeSet::new();
         let (gone, come) = differences(&policies, &inputs.policy.policies);
+        if !self.count_minimums(&gone, &come) && !first {
+            return Ok(false);
+        }
         self.rename(&gone, &come, &mut changed);
+        if first {
+            self.declare_hosts(&inputs.policy.hosts, &mut changed);
+        }
         let named_as_before = changed.is_empty();
         let (gone, come) = differences(&workloads, &inputs.policy.workloads);
         self.declare(&gone, &come, &mut changed);
@@ -62,7 +73,8 @@ impl Known {
         if first || !named_as_before {
             for address in inputs.host_addresses {
                 let prefix = IpNet::from(*address);
-                let number = self.number(IdentitySubject::Host, Some(prefix), numbers)?;
+                let subject = IdentitySubject::Host;
+                let number = self.number(subject, Assurance::Kernel, Some(prefix), numbers)?;
                 self.host_addresses.insert(*address, number);
             }
         }
@@ -76,20 +88,57 @@ impl Known {
         );
 
         self.identities = numbers.live_identities().clone();
-        for (number, subject) in [
-            (identity::HOST, IdentitySubject::Host),
-            (identity::WORLD, IdentitySubject::World),
+        for (number, subject, assurance) in [
+            (identity::HOST, IdentitySubject::Host, Assurance::Kernel),
+            (identity::WORLD, IdentitySubject::World, Assurance::Address),
         ] {
-            let prefixes = BTreeSet::new();
-            self.identities
-                .insert(number, Arc::new(Identity { subject, prefixes }));
+            let identity = Identity {
+                subject,
+                prefixes: BTreeSet::new(),
+                assurance,
+            };
+            self.identities.insert(number, Arc::new(identity));
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Whether policy sets are wanted for an identity.
     pub fn is_local(&self, number: u32) -> bool {
         self.local.binary_search(&number).is_ok()
+    }
+
+    /// Counts the minimums that policies name. `false`: others are named than before.
+    fn count_minimums(&mut self, gone: &[&Arc<Policy>], come: &[&Arc<Policy>]) -> bool {
+        let before: Vec<_> = self.minimums.keys().copied().collect();
+        for policy in come {
+            each_peer(policy, |peer| {
+                peer.each_assurance(&mut |minimum| {
+                    *self.minimums.entry(minimum).or_default() += 1;
+                });
+            });
+        }
+        for policy in gone {
+            each_peer(policy, |peer| {
+                peer.each_assurance(&mut |minimum| {
+                    let times = self.minimums.entry(minimum).or_default();
+                    *times = times.saturating_sub(1);
+                });
+            });
+        }
+        self.minimums.retain(|_, times| *times > 0);
+        self.minimums.keys().copied().eq(before)
+    }
+
+    /// Notes which prefixes other hosts declare.
+    fn declare_hosts(&mut self, hosts: &[Arc<RemoteHost>], changed: &mut BTreeSet<IpNet>) {
+        let mut hosts: Vec<_> = hosts.iter().collect();
+        hosts.sort_by_key(|host| &host.name);
+        for host in hosts {
+            for prefix in host.addresses.iter().map(IpNet::trunc) {
+                self.hosts.add(prefix, Arc::clone(host));
+                changed.insert(prefix);
+            }
+        }
     }
 
     /// Counts the prefixes that policies name, and notes those that are new or not named any
@@ -165,13 +214,12 @@ impl Known {
     /// Finds the identity of an address or prefix, if it is still one.
     fn know(&mut self, prefix: IpNet, numbers: &mut Numbers) -> Result<(), CompileError> {
         let single = prefix.prefix_len() == prefix.max_prefix_len();
-        let wanted = (self.named.has(&prefix) || self.declared.has(&prefix))
+        let named = self.named.has(&prefix);
+        let wanted = (named || self.declared.has(&prefix) || self.hosts.has(&prefix))
             && !(single && self.host_addresses.contains_key(&prefix.addr()));
         let number = if wanted {
-            let owner = self.declared.containing(prefix).next();
-            let owner = owner.and_then(|(_, owners)| owners.first());
-            let subject = owner.map_or(IdentitySubject::World, |owner| subject_of(owner));
-            Some(self.number(subject, Some(prefix), numbers)?)
+            let (subject, assurance) = self.owner(prefix);
+            Some(self.number(subject, assurance, Some(prefix), numbers)?)
         } else {
             None
         };
@@ -188,6 +236,23 @@ impl Known {
             };
         }
         Ok(())
+    }
+
+    /// Whose a prefix is: the longest declared one around it tells. Hosts come before workloads.
+    fn owner(&self, prefix: IpNet) -> (IdentitySubject, Assurance) {
+        let workload = self.declared.containing(prefix).next();
+        let host = self.hosts.containing(prefix).next();
+        let length = |found: Option<IpNet>| found.map(|net| net.prefix_len());
+        let by_host = length(host.map(|(net, _)| net));
+        let by_workload = length(workload.map(|(net, _)| net));
+        match (host, workload.and_then(|(_, owners)| owners.first())) {
+            (Some((_, host)), _) if by_host >= by_workload => {
+                let labels = host.labels.clone();
+                (IdentitySubject::RemoteHost { labels }, Assurance::Address)
+            }
+            (_, Some(owner)) => (IdentitySubject::of(owner), owner.assurance),
+            _ => (IdentitySubject::World, Assurance::Address),
+        }
     }
 
     /// Numbers the workloads that can run here, or all.
@@ -208,7 +273,8 @@ impl Known {
         }
         for workload in come {
             if workload.place.is_some() || inputs.subjects == Subjects::All {
-                let number = self.number(subject_of(workload), None, numbers)?;
+                let subject = IdentitySubject::of(workload);
+                let number = self.number(subject, Assurance::Kernel, None, numbers)?;
                 workloads.insert(name_of(workload), number);
             }
         }
@@ -222,14 +288,28 @@ impl Known {
     fn number(
         &self,
         subject: IdentitySubject,
+        known: Assurance,
         prefix: Option<IpNet>,
         numbers: &mut Numbers,
     ) -> Result<u32, CompileError> {
+        // A workload is known as well as policy asks: where nobody does, it has one number
+        // whether its address or the kernel tells who it is.
+        let assurance = match subject {
+            IdentitySubject::Workload { .. } => {
+                let met = self.minimums.range(..=known).next_back();
+                met.map(|(minimum, _)| *minimum).unwrap_or_default()
+            }
+            _ => known,
+        };
         let prefixes = prefix.map_or_else(BTreeSet::new, |prefix| {
             let around = self.named.containing(prefix);
             around.map(|(named, _)| named).collect()
         });
-        numbers.identity(&Arc::new(Identity { subject, prefixes }))
+        numbers.identity(&Arc::new(Identity {
+            subject,
+            prefixes,
+            assurance,
+        }))
     }
 }
 
@@ -253,15 +333,6 @@ fn differences<'a, T>(old: &'a [Arc<T>], new: &'a [Arc<T>]) -> (Vec<&'a Arc<T>>,
     )
 }
 
-/// What policy sees of a workload.
-fn subject_of(workload: &Workload) -> IdentitySubject {
-    IdentitySubject::Workload {
-        namespace: workload.namespace.clone(),
-        labels: workload.labels.clone(),
-        spiffe_id: workload.spiffe_id.clone(),
-    }
-}
-
 fn name_of(workload: &Workload) -> WorkloadName {
     WorkloadName {
         namespace: workload.namespace.clone(),
@@ -269,12 +340,23 @@ fn name_of(workload: &Workload) -> WorkloadName {
     }
 }
 
-/// The prefixes that a policy names.
-fn prefixes_of(policy: &Policy) -> impl Iterator<Item = IpNet> {
+/// Every peer in a policy, whether its rule holds now or not: who is known does not change with
+/// the time of day.
+fn each_peer<'a>(policy: &'a Policy, visit: impl FnMut(&'a Peer)) {
     let rules = policy.rules.iter().flatten().flatten();
-    let prefixes = rules.flat_map(|rule| &rule.peers).map(|peer| match peer {
-        Peer::Cidr { prefix, except } => (Some(prefix), except.as_slice()),
-        _ => (None, &[][..]),
+    rules.flat_map(|rule| &rule.peers).for_each(visit);
+}
+
+/// The prefixes that a policy names.
+fn prefixes_of(policy: &Policy) -> Vec<IpNet> {
+    let mut prefixes = Vec::new();
+    each_peer(policy, |peer| {
+        peer.each_plain(&mut |peer| {
+            if let Peer::Cidr { prefix, except } = peer {
+                prefixes.push(prefix.trunc());
+                prefixes.extend(except.iter().map(IpNet::trunc));
+            }
+        });
     });
-    prefixes.flat_map(|(prefix, except)| prefix.into_iter().chain(except).map(IpNet::trunc))
+    prefixes
 }

@@ -26,7 +26,7 @@ mod rules;
 mod sets;
 mod tiers;
 
-use std::{collections::HashMap, net::IpAddr};
+use std::{collections::HashMap, net::IpAddr, sync::Arc};
 
 use enforcer_common::{Direction, identity, policy_key::ALLOW_ALL};
 
@@ -42,7 +42,7 @@ use self::{
     rules::{Rulebook, Shelf, count},
     sets::{SetBuilder, SetShelf},
 };
-use crate::policy::model::{Mode, NodeSettings, ResolvedPolicy};
+use crate::policy::model::{Mode, Moment, NodeSettings, RemoteHost, ResolvedPolicy};
 
 /// Everything that an image is made from.
 #[derive(Clone, Copy, Debug)]
@@ -51,6 +51,9 @@ pub struct Inputs<'a> {
     pub policy: &'a ResolvedPolicy,
     /// The node's mode in effect: the tree's, the command line's or the default.
     pub mode: Mode,
+    /// Policies and rules that do not hold at this moment are left out. Who is known, and by
+    /// which number, does not depend on it.
+    pub now: Moment,
     /// Addresses of this host itself.
     pub host_addresses: &'a [IpAddr],
     /// Whose policy sets are wanted.
@@ -120,6 +123,7 @@ struct Memory {
     host_addresses: Vec<IpAddr>,
     subjects: Subjects,
     node: NodeSettings,
+    hosts: Vec<Arc<RemoteHost>>,
 
     known: Known,
     index: PeerIndex,
@@ -134,8 +138,9 @@ impl Memory {
             host_addresses: inputs.host_addresses.to_vec(),
             subjects: inputs.subjects,
             node: inputs.policy.node.clone(),
+            hosts: inputs.policy.hosts.clone(),
             known: Known::default(),
-            index: PeerIndex::default(),
+            index: PeerIndex::new(inputs.policy),
             shelves: Default::default(),
         }
     }
@@ -146,6 +151,8 @@ impl Memory {
             && self.host_addresses == inputs.host_addresses
             && self.subjects == inputs.subjects
             && self.node == inputs.policy.node
+            && self.hosts == inputs.policy.hosts
+            && self.index.fits(inputs.policy)
     }
 
     /// `None`: what is remembered does not fit after all.
@@ -167,14 +174,16 @@ impl Memory {
             ..
         } = self;
         let before = known.identities.clone();
-        known.update(inputs, numbers)?;
+        if !known.update(inputs, numbers)? {
+            return Ok(None);
+        }
         if !index.add(known.identities.missing_in(&before)) {
             return Ok(None);
         }
         let mut sets: HashMap<u32, Sets> = HashMap::new();
         for direction in [Direction::Egress, Direction::Ingress] {
             let (shelf, set_shelf) = &mut shelves[direction as usize];
-            let book = Rulebook::new(inputs.policy, inputs.mode, direction, index, shelf);
+            let book = Rulebook::new(inputs, direction, index, shelf);
             let about = book.about_workloads(index);
             let mut builder = SetBuilder::new(
                 &book,

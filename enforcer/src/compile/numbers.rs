@@ -19,6 +19,7 @@ use super::{
     limits::CompileError,
     numbered::Numbered,
 };
+use crate::policy::model::PolicyKind;
 
 /// Every number given out. The daemon keeps it in its state directory, as JSON.
 ///
@@ -48,6 +49,8 @@ pub(super) type ContentDigest = [u8; 16];
 /// What a rule number stands for, whatever the rule says.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub(super) struct RuleKey {
+    #[serde(default)]
+    pub kind: PolicyKind,
     pub namespace: Option<String>,
     pub policy: String,
     pub rule: RuleName,
@@ -391,16 +394,18 @@ mod tests {
     };
 
     use super::*;
-    use crate::policy::model::{Mode, RuleAction};
+    use crate::policy::model::{Accountability, Assurance, Mode, RuleAction};
 
     fn rule(numbers: &mut Numbers, name: &str) -> u32 {
         let key = RuleKey {
+            kind: PolicyKind::default(),
             namespace: None,
             policy: "p".to_owned(),
             rule: RuleName::Rule(name.to_owned(), 0),
             direction: Some(RuleDirection::Ingress),
         };
         let info = || RuleInfo {
+            kind: PolicyKind::default(),
             namespace: None,
             policy: "p".to_owned(),
             rule: name.to_owned(),
@@ -408,6 +413,7 @@ mod tests {
             direction: Some(RuleDirection::Ingress),
             action: RuleAction::Deny,
             mode: Mode::Enforce,
+            accountability: Accountability::default(),
             origin: None,
         };
         numbers.rule(key, info).expect("numbers are left")
@@ -467,6 +473,7 @@ mod tests {
         let identity = Identity {
             subject: IdentitySubject::World,
             prefixes: ["::/0".parse().unwrap()].into(),
+            assurance: Assurance::Address,
         };
         numbers.identity(&Arc::new(identity)).unwrap();
         numbers.roll_back();
@@ -501,6 +508,7 @@ mod tests {
             let identity = Identity {
                 subject,
                 prefixes: prefixes.collect(),
+                assurance: Assurance::Address,
             };
             numbers
                 .identity(&Arc::new(identity))

@@ -1,17 +1,23 @@
-//! The rules of one direction, flat and in the order in which they are named: by tier, then
-//! namespace, policy and place in the document.
+//! The rules of one direction, flat and in the order in which they are asked and named: by tier,
+//! priority, namespace, policy and place in the document.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use enforcer_common::Direction;
 
-use super::{peers::PeerIndex, ranges};
-use crate::policy::model::{Mode, Peer, Policy, ResolvedPolicy, Rule, RuleAction, Subject, Tier};
+use super::{Inputs, peers::PeerIndex, ranges, tiers::Weight};
+use crate::policy::model::{
+    Mode, Moment, NamedPort, NamedPortMatch, Peer, Policy, PortMatch, Rule, Subject, Tier,
+};
 
 /// Every policy that says something in one direction.
 pub(super) struct Rulebook {
     pub direction: Direction,
-    /// In the order of (tier, namespace, name).
+    /// In the order of [`Policy::rank`]. Where rules of ingress name ports, a policy is there
+    /// once for each list of ports that workloads have under these names.
     pub policies: Vec<BookPolicy>,
     /// Index into `policies`, and place in it: in the order of both.
     rules: Vec<(u32, u32)>,
@@ -32,8 +38,14 @@ pub(super) struct PolicyRules {
     pub mode: Mode,
     /// Tells it from all others that there ever were.
     pub id: u64,
-    /// The peer number of its selector; `None`: the host.
-    subject: Option<u32>,
+    /// The moment that it was made for.
+    as_of: Moment,
+    /// The peer numbers of its selectors; `None`: the host.
+    subject: Option<Arc<[u32]>>,
+    /// Where rules of ingress name ports: the ports that its workloads have under these names.
+    subject_ports: Option<Vec<NamedPort>>,
+    /// Where rules of egress name ports: [`PeerIndex::ports_known`] when it was made.
+    ports_known: Option<usize>,
     pub rules: Vec<BookRule>,
     /// Whether some rule is about every peer.
     pub for_everybody: bool,
@@ -57,10 +69,13 @@ pub(super) struct BookRule {
     pub place: usize,
     /// How many rules before it in the document have its name.
     pub namesakes: u32,
-    pub tier: Tier,
-    pub deny: bool,
-    /// Whether its denials are carried out.
-    pub enforced: bool,
+    /// The first of [`PolicyRules::rules`] that is the same rule. A rule of egress that names
+    /// ports is there once for its numbers, and once for each port that some peer has under such
+    /// a name.
+    pub head: u32,
+    pub weight: Weight,
+    /// Report what it allows.
+    pub log: bool,
     /// `None`: every peer. Otherwise their numbers.
     pub peers: Option<Vec<u32>>,
     /// Every protocol and port. Then `ranges` does not count.
@@ -69,23 +84,25 @@ pub(super) struct BookRule {
     pub ranges: Vec<(u8, u16, u16)>,
 }
 
-/// What the policies of the last book say, by where they are in memory.
+/// What the policies of the last book say, by where they are in memory and by
+/// [`PolicyRules::subject_ports`].
 #[derive(Debug, Default)]
 pub(super) struct Shelf {
-    known: HashMap<usize, Arc<PolicyRules>>,
+    known: HashMap<(usize, Option<Vec<NamedPort>>), Arc<PolicyRules>>,
     last_id: u64,
 }
 
 impl Rulebook {
     pub fn new(
-        policy: &ResolvedPolicy,
-        node_mode: Mode,
+        inputs: &Inputs<'_>,
         direction: Direction,
         index: &mut PeerIndex,
         shelf: &mut Shelf,
     ) -> Self {
-        let mut sorted: Vec<_> = policy.policies.iter().collect();
-        sorted.sort_by_key(|p| (p.tier, &p.namespace, &p.name));
+        let now = inputs.now;
+        let holding = inputs.policy.policies.iter();
+        let mut sorted: Vec<_> = holding.filter(|p| p.validity.holds(now)).collect();
+        sorted.sort_by(|a, b| a.rank().cmp(&b.rank()));
         let mut book = Self {
             direction,
             policies: Vec::new(),
@@ -97,22 +114,34 @@ impl Rulebook {
                 continue;
             };
             // A policy that neither isolates nor has rules says nothing.
-            if policy.tier != Tier::Application && rules.is_empty() {
+            let mut holding = rules.iter().filter(|rule| rule.validity.holds(now));
+            if policy.tier != Tier::Application && holding.next().is_none() {
                 continue;
             }
-            let mode = policy.mode.unwrap_or(node_mode);
-            // While it is known here, nothing else can be where it is.
-            let address = Arc::as_ptr(policy).addr();
-            let known = before.remove(&address).filter(|known| known.mode == mode);
-            let says = known.unwrap_or_else(|| {
-                shelf.last_id += 1;
-                Arc::new(PolicyRules::new(policy, rules, mode, shelf.last_id, index))
-            });
-            shelf.known.insert(address, says.clone());
-            let (first, number) = (count(book.rules.len()), count(book.policies.len()));
-            let places = 0..count(says.rules.len());
-            book.rules.extend(places.map(|place| (number, place)));
-            book.policies.push(BookPolicy { says, first });
+            let mode = policy.mode.unwrap_or(inputs.mode);
+            for subject_ports in variants(policy, rules, direction, index) {
+                // While it is known here, nothing else can be where it is.
+                let key = (Arc::as_ptr(policy).addr(), subject_ports);
+                let known = before.remove(&key).filter(|known| {
+                    known.mode == mode
+                        && known.ports_known.is_none_or(|k| k == index.ports_known())
+                        && policy.means_the_same(known.as_of, now)
+                });
+                let says = known.unwrap_or_else(|| {
+                    shelf.last_id += 1;
+                    let ports = key.1.clone();
+                    let made = PolicyRules::new(policy, rules, mode, now, ports, direction, index);
+                    Arc::new(PolicyRules {
+                        id: shelf.last_id,
+                        ..made
+                    })
+                });
+                shelf.known.insert(key, says.clone());
+                let (first, number) = (count(book.rules.len()), count(book.policies.len()));
+                let places = 0..count(says.rules.len());
+                book.rules.extend(places.map(|place| (number, place)));
+                book.policies.push(BookPolicy { says, first });
+            }
         }
         book
     }
@@ -142,13 +171,23 @@ impl Rulebook {
     pub fn about_workloads(&self, index: &PeerIndex) -> Vec<Vec<u32>> {
         let mut lists = vec![Vec::new(); index.len()];
         for (number, policy) in (0_u32..).zip(&self.policies) {
-            if let Some(subject) = policy.says.subject {
-                for position in index.matching(subject) {
-                    lists[*position as usize].push(number);
+            for peer in policy.says.subject.iter().flat_map(|peers| peers.iter()) {
+                for position in index.matching(*peer) {
+                    let list = &mut lists[*position as usize];
+                    // Another selector of the policy may have selected it already.
+                    if list.last() != Some(&number) && policy.says.is_for(index, *position) {
+                        list.push(number);
+                    }
                 }
             }
         }
         lists
+    }
+
+    /// The first number of the rule that has this number.
+    pub fn head(&self, number: u32) -> u32 {
+        let (policy, rule) = self.rule(number);
+        self.policies[policy as usize].first + rule.head
     }
 }
 
@@ -157,56 +196,159 @@ impl PolicyRules {
         policy: &Arc<Policy>,
         rules: &[Rule],
         mode: Mode,
-        id: u64,
+        now: Moment,
+        subject_ports: Option<Vec<NamedPort>>,
+        direction: Direction,
         index: &mut PeerIndex,
     ) -> Self {
         let mut names: HashMap<&str, u32> = HashMap::new();
-        let mut book_rules = Vec::with_capacity(rules.len());
+        let mut book_rules: Vec<BookRule> = Vec::with_capacity(rules.len());
+        let mut asks_peers = false;
         for (place, rule) in rules.iter().enumerate() {
             let same_name = names.entry(&rule.name).or_default();
             let namesakes = *same_name;
             *same_name += 1;
-            let any = rule.peers.contains(&Peer::Any);
-            let peers = rule.peers.iter().map(|peer| index.number_of(peer));
-            book_rules.push(BookRule {
-                place,
-                namesakes,
-                tier: policy.tier,
-                deny: rule.action == RuleAction::Deny,
-                enforced: mode == Mode::Enforce,
-                peers: (!any).then(|| peers.collect()),
-                all_ports: rule.ports.iter().any(|p| p.protocol.is_none()),
-                ranges: port_ranges(rule),
-            });
-        }
-        let subject = match &policy.subject {
-            Subject::Host => None,
-            Subject::Workloads(selector) => {
-                Some(index.number_of(&Peer::Workloads(selector.clone())))
+            if !rule.validity.holds(now) {
+                continue;
             }
-        };
+            let head = count(book_rules.len());
+            let weight = Weight {
+                tier: policy.tier,
+                ordered: policy.priority.is_some(),
+                action: rule.action,
+                enforced: mode == Mode::Enforce,
+            };
+            let everything =
+                |ports: &PortMatch| matches!(ports, PortMatch::Range(r) if r.protocol.is_none());
+            let all_ports = rule.ports.iter().any(everything);
+            let mut add = |peers, ranges| {
+                book_rules.push(BookRule {
+                    place,
+                    namesakes,
+                    head,
+                    weight,
+                    log: rule.log,
+                    peers,
+                    all_ports,
+                    ranges,
+                });
+            };
+            let mut named = BTreeSet::new();
+            if !all_ports {
+                for wanted in named_ports(rule) {
+                    asks_peers |= direction == Direction::Egress;
+                    named.extend(index.named_ports(wanted).cloned());
+                }
+            }
+            let of_subject = subject_ports.iter().flatten();
+            let of_subject = of_subject.filter(|port| named.contains(*port));
+            let ranges = port_ranges(rule, of_subject);
+            if all_ports || !ranges.is_empty() {
+                let any = rule.peers.iter().any(Peer::is_any);
+                let peers = rule.peers.iter();
+                let peers = peers.flat_map(|peer| index.numbers_of(peer, None));
+                add((!any).then(|| peers.collect()), ranges);
+            }
+            if direction == Direction::Egress {
+                for port in &named {
+                    let peers = rule.peers.iter();
+                    let peers = peers.flat_map(|peer| index.numbers_of(peer, Some(port)));
+                    add(
+                        Some(peers.collect()),
+                        vec![(port.protocol, port.port, port.port)],
+                    );
+                }
+            }
+        }
         Self {
             policy: policy.clone(),
             mode,
-            id,
-            subject,
+            id: 0,
+            as_of: now,
+            subject: subject_of(policy, index),
+            subject_ports,
+            ports_known: asks_peers.then(|| index.ports_known()),
             for_everybody: book_rules.iter().any(|rule| rule.peers.is_none()),
             rules: book_rules,
         }
     }
+
+    /// Whether the workload at a position has the ports that this is about.
+    fn is_for(&self, index: &PeerIndex, position: u32) -> bool {
+        let Some(own) = &self.subject_ports else {
+            return true;
+        };
+        let rules = self.policy.rules[Direction::Ingress as usize].as_deref();
+        relevant(index, position, &asked(rules.unwrap_or_default())) == *own
+    }
 }
 
-/// By protocol, disjoint and not touching.
-fn port_ranges(rule: &Rule) -> Vec<(u8, u16, u16)> {
+/// The peer numbers of a policy's selectors; `None`: the host.
+fn subject_of(policy: &Policy, index: &mut PeerIndex) -> Option<Arc<[u32]>> {
+    match &policy.subject {
+        Subject::Host => None,
+        Subject::Workloads(selectors) => {
+            let peers = selectors.iter().map(|s| Peer::Workloads(s.clone()));
+            let numbers = peers.flat_map(|peer| index.numbers_of(&peer, None));
+            Some(numbers.collect())
+        }
+    }
+}
+
+/// The lists of ports for which a policy is to be in the book.
+fn variants(
+    policy: &Policy,
+    rules: &[Rule],
+    direction: Direction,
+    index: &mut PeerIndex,
+) -> Vec<Option<Vec<NamedPort>>> {
+    let asked = asked(rules);
+    if direction == Direction::Egress || asked.is_empty() {
+        return vec![None];
+    }
+    let Some(subject) = subject_of(policy, index) else {
+        return vec![Some(Vec::new())];
+    };
+    let mut variants: BTreeMap<Vec<NamedPort>, ()> = BTreeMap::new();
+    for peer in subject.iter() {
+        for position in index.matching(*peer) {
+            variants.insert(relevant(index, *position, &asked), ());
+        }
+    }
+    variants.into_keys().map(Some).collect()
+}
+
+/// Of the named ports of the workload at a position, those that are asked for.
+fn relevant(index: &PeerIndex, position: u32, asked: &[&NamedPortMatch]) -> Vec<NamedPort> {
+    let ports = index.ports_at(position).into_iter().flatten();
+    let relevant = ports.filter(|port| asked.iter().any(|wanted| wanted.matches(port)));
+    relevant.cloned().collect()
+}
+
+/// The ports that rules name.
+fn asked(rules: &[Rule]) -> Vec<&NamedPortMatch> {
+    rules.iter().flat_map(named_ports).collect()
+}
+
+fn named_ports(rule: &Rule) -> impl Iterator<Item = &NamedPortMatch> {
+    rule.ports.iter().filter_map(|ports| match ports {
+        PortMatch::Named(wanted) => Some(wanted),
+        PortMatch::Range(_) => None,
+    })
+}
+
+/// By protocol, disjoint and not touching: what a rule says in numbers, and these ports.
+fn port_ranges<'a>(rule: &Rule, named: impl Iterator<Item = &'a NamedPort>) -> Vec<(u8, u16, u16)> {
+    let numbers = rule.ports.iter().filter_map(|ports| match ports {
+        PortMatch::Range(range) => Some((range.protocol?, range.first, range.last)),
+        PortMatch::Named(_) => None,
+    });
+    let named = named.map(|port| (port.protocol, port.port, port.port));
     let mut by_protocol: Vec<(u8, Vec<(u16, u16)>)> = Vec::new();
-    for ports in &rule.ports {
-        let Some(protocol) = ports.protocol else {
-            continue;
-        };
-        let range = (ports.first, ports.last);
+    for (protocol, first, last) in numbers.chain(named) {
         match by_protocol.iter_mut().find(|(p, _)| *p == protocol) {
-            Some((_, ranges)) => ranges.push(range),
-            None => by_protocol.push((protocol, vec![range])),
+            Some((_, ranges)) => ranges.push((first, last)),
+            None => by_protocol.push((protocol, vec![(first, last)])),
         }
     }
     let ranges = by_protocol.into_iter().flat_map(|(protocol, ranges)| {

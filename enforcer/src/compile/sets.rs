@@ -6,8 +6,9 @@ use std::{
 };
 
 use enforcer_common::{
-    Decision, Reason, identity,
+    Action, Decision, Reason, identity,
     policy_key::{ALLOW_ALL, PolicyEntry, PortKey},
+    verdict::decision_flag,
 };
 use sha2::{Digest, Sha256};
 
@@ -21,7 +22,7 @@ use super::{
     tables::{SetEntries, TableEntries, in_order},
     tiers::{Cause, Ground, Matching, Outcome},
 };
-use crate::policy::model::{Fallback, Mode, NodeSettings, RuleAction};
+use crate::policy::model::{Accountability, Fallback, Mode, NodeSettings, PolicyKind, RuleAction};
 
 /// Compiles the sets of one direction into an image.
 pub(super) struct SetBuilder<'a> {
@@ -350,12 +351,12 @@ impl<'a> SetBuilder<'a> {
         for number in rules {
             let (_, rule) = book.rule(*number);
             if rule.all_ports {
-                everywhere.add(*number, rule.tier, rule.deny, rule.enforced);
+                everywhere.add(*number, rule.weight);
             } else {
                 protocols.extend(rule.ranges.iter().map(|(protocol, ..)| *protocol));
             }
         }
-        let default = everywhere.decide(ground);
+        let default = self.named(everywhere.decide(ground));
         protocols.sort_unstable();
         protocols.dedup();
         let mut differing = Vec::new();
@@ -398,13 +399,13 @@ impl<'a> SetBuilder<'a> {
             while let Some((_, begins, number)) = edges.next_if(|(port, ..)| *port == start) {
                 let (_, rule) = self.book.rule(number);
                 if begins {
-                    matching.add(number, rule.tier, rule.deny, rule.enforced);
+                    matching.add(number, rule.weight);
                 } else {
-                    matching.remove(number, rule.tier);
+                    matching.remove(number, rule.weight);
                 }
             }
             let end = edges.peek().map_or(1 << 16, |(port, ..)| *port);
-            let outcome = matching.decide(ground);
+            let outcome = self.named(matching.decide(ground));
             let last = u16::try_from(end - 1).unwrap_or(u16::MAX);
             match ranges.last_mut() {
                 Some(previous) if previous.2 == outcome => previous.1 = last,
@@ -416,6 +417,14 @@ impl<'a> SetBuilder<'a> {
             start = end;
         }
         ranges
+    }
+
+    /// An outcome by the first number of its rule, so that equal outcomes are equal.
+    fn named(&self, (action, cause): Outcome) -> Outcome {
+        match cause {
+            Cause::Rule(rule) => (action, Cause::Rule(self.book.head(rule))),
+            other => (action, other),
+        }
     }
 
     /// Writes a port table and the entry that points to it.
@@ -463,7 +472,14 @@ impl<'a> SetBuilder<'a> {
             Cause::Isolation(policy) => (Reason::Isolation, self.isolation_number(policy)?),
             Cause::Default => (Reason::NodeDefault, self.default_number()?),
         };
-        Ok(Decision::new(action, reason, rule))
+        let log = match cause {
+            Cause::Rule(rule) => action == Action::Allow && self.book.rule(rule).1.log,
+            _ => false,
+        };
+        Ok(Decision {
+            flags: if log { decision_flag::LOG } else { 0 },
+            ..Decision::new(action, reason, rule)
+        })
     }
 
     fn rule_number(&mut self, index: u32) -> Result<u32, CompileError> {
@@ -478,12 +494,14 @@ impl<'a> SetBuilder<'a> {
         let rules = rules.unwrap_or_default();
         let rule = &rules[book_rule.place];
         let key = RuleKey {
+            kind: document.kind,
             namespace: document.namespace.clone(),
             policy: document.name.clone(),
             rule: RuleName::Rule(rule.name.clone(), book_rule.namesakes),
             direction: Some(self.book.direction.into()),
         };
         let info = || RuleInfo {
+            kind: document.kind,
             namespace: document.namespace.clone(),
             policy: document.name.clone(),
             rule: rule.name.clone(),
@@ -491,6 +509,7 @@ impl<'a> SetBuilder<'a> {
             direction: Some(self.book.direction.into()),
             action: rule.action,
             mode: policy.mode,
+            accountability: document.accountability.with(&rule.accountability),
             origin: Some(rule.origin.clone()),
         };
         let number = self.numbers.rule(key, info)?;
@@ -506,12 +525,14 @@ impl<'a> SetBuilder<'a> {
         let policy = &self.book.policies[index as usize].says;
         let document = &policy.policy;
         let key = RuleKey {
+            kind: document.kind,
             namespace: document.namespace.clone(),
             policy: document.name.clone(),
             rule: RuleName::Isolation,
             direction: Some(self.book.direction.into()),
         };
         let info = || RuleInfo {
+            kind: document.kind,
             namespace: document.namespace.clone(),
             policy: document.name.clone(),
             rule: "isolation".to_owned(),
@@ -519,6 +540,7 @@ impl<'a> SetBuilder<'a> {
             direction: Some(self.book.direction.into()),
             action: RuleAction::Deny,
             mode: policy.mode,
+            accountability: document.accountability.clone(),
             origin: Some(document.origin.clone()),
         };
         let number = self.numbers.rule(key, info)?;
@@ -530,12 +552,14 @@ impl<'a> SetBuilder<'a> {
         if self.default_number == 0 {
             let direction = self.book.direction;
             let key = RuleKey {
+                kind: PolicyKind::default(),
                 namespace: None,
                 policy: String::new(),
                 rule: RuleName::Default,
                 direction: Some(direction.into()),
             };
             let info = || RuleInfo {
+                kind: PolicyKind::default(),
                 namespace: None,
                 policy: self.node.name.clone(),
                 rule: "default".to_owned(),
@@ -546,6 +570,7 @@ impl<'a> SetBuilder<'a> {
                     Fallback::Deny => RuleAction::Deny,
                 },
                 mode: self.node_mode,
+                accountability: Accountability::default(),
                 origin: self.node.origin.clone(),
             };
             self.default_number = self.numbers.rule(key, info)?;
@@ -598,7 +623,10 @@ fn same_isolation(one: &[Arc<PolicyRules>], other: &[Arc<PolicyRules>]) -> bool 
     let names = |list: &[Arc<PolicyRules>], enforced: bool| {
         let mut isolating = list.iter().filter(|policy| policy.isolates());
         let found = isolating.find(|policy| !enforced || policy.mode == Mode::Enforce);
-        found.map(|found| (found.policy.namespace.clone(), found.policy.name.clone()))
+        found.map(|found| {
+            let policy = &found.policy;
+            (policy.kind, policy.namespace.clone(), policy.name.clone())
+        })
     };
     [false, true]
         .into_iter()
@@ -657,12 +685,14 @@ pub(super) fn blocked(
             continue;
         }
         let key = RuleKey {
+            kind: PolicyKind::default(),
             namespace: None,
             policy: String::new(),
             rule: RuleName::Blocked(prefix.to_string()),
             direction: None,
         };
         let info = || RuleInfo {
+            kind: PolicyKind::default(),
             namespace: None,
             policy: node.name.clone(),
             rule: format!("blocked[{place}]"),
@@ -670,6 +700,7 @@ pub(super) fn blocked(
             direction: None,
             action: RuleAction::Deny,
             mode: node_mode,
+            accountability: Accountability::default(),
             origin: Some(blocked.origin.clone()),
         };
         let number = numbers.rule(key, info)?;

@@ -271,7 +271,10 @@ fn name_of(workload: &Workload) -> WorkloadName {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::{inventory::Interface, policy::model::Origin};
+    use crate::{
+        inventory::Interface,
+        policy::model::{Assurance, Origin},
+    };
 
     fn workload(name: &str, place: Place) -> Arc<Workload> {
         Arc::new(Workload {
@@ -285,6 +288,9 @@ pub(super) mod tests {
             },
             labels: BTreeMap::new(),
             spiffe_id: None,
+            service_account: None,
+            ports: [].into(),
+            assurance: Assurance::Address,
             addresses: Vec::new(),
             place: Some(place),
         })

@@ -26,7 +26,7 @@ use crate::{
         pipeline::PipelineStats,
         record::Verdict,
     },
-    policy::model::{RuleAction, Tier},
+    policy::model::Tier,
 };
 
 /// Most series of rules in one scrape. Rules that never matched have none.
@@ -226,10 +226,7 @@ fn encode_rules(
             rule: &rule.rule,
             tier: rule.tier.map_or("node", tier_name),
             direction: rule.direction.map_or("", direction_name),
-            action: match rule.action {
-                RuleAction::Allow => "allow",
-                RuleAction::Deny => "deny",
-            },
+            action: rule.action.name(),
             mode: mode_name(rule.mode),
         };
         if series.len() >= MOST_RULES && !series.contains_key(&labels) {

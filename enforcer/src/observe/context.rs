@@ -2,7 +2,7 @@
 //! judged by the policy before the last one still finds its rule.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     hash::Hash,
     net::IpAddr,
     sync::{Arc, Mutex, PoisonError},
@@ -18,7 +18,7 @@ use crate::{
         image::{Identity, IdentitySubject, Image, RuleInfo},
         numbered::Numbered,
     },
-    policy::model::Labels,
+    policy::model::{Labels, NamedPort},
 };
 
 /// Every name there is now. The daemon makes one after every change and hands it to
@@ -65,6 +65,12 @@ pub struct WorkloadName {
     pub labels: Labels,
     /// SPIFFE ID.
     pub spiffe_id: Option<String>,
+    /// Service account.
+    pub service_account: Option<String>,
+    /// systemd unit, as its document names it.
+    pub unit: Option<String>,
+    /// Named ports.
+    pub ports: BTreeSet<NamedPort>,
     /// Declared addresses.
     pub addresses: Vec<IpNet>,
 }
@@ -164,6 +170,9 @@ impl Names {
                 namespace: workload.namespace.clone(),
                 labels: workload.labels.clone(),
                 spiffe_id: workload.spiffe_id.clone(),
+                service_account: workload.service_account.clone(),
+                unit: workload.unit.clone(),
+                ports: workload.ports.clone(),
             };
             by_subject
                 .entry(subject)
@@ -383,10 +392,11 @@ impl<K: Ord, V> Table<K, V> for BTreeMap<K, V> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::model::{Mode, RuleAction};
+    use crate::policy::model::{Accountability, Assurance, Mode, PolicyKind, RuleAction};
 
     fn with_rules(numbers: &[u32]) -> NameContext {
         let rule = |n: u32| RuleInfo {
+            kind: PolicyKind::default(),
             namespace: None,
             policy: format!("p{n}"),
             rule: "isolation".into(),
@@ -394,6 +404,7 @@ mod tests {
             direction: None,
             action: RuleAction::Deny,
             mode: Mode::Enforce,
+            accountability: Accountability::default(),
             origin: None,
         };
         NameContext {
@@ -443,6 +454,9 @@ mod tests {
                 name: name.into(),
                 labels: Labels::from([("app".into(), app.into())]),
                 spiffe_id: None,
+                service_account: None,
+                unit: None,
+                ports: BTreeSet::new(),
                 addresses: vec![address.parse().unwrap()],
             })
         };
@@ -451,8 +465,12 @@ mod tests {
                 namespace: "shop".into(),
                 labels: Labels::from([("app".into(), app.into())]),
                 spiffe_id: None,
+                service_account: None,
+                unit: None,
+                ports: BTreeSet::new(),
             },
             prefixes: [].into(),
+            assurance: Assurance::Address,
         };
         let book = NameBook::new(NameContext {
             workloads: vec![

@@ -215,6 +215,12 @@ fn side_by_identity(names: &Names, number: u32, address: Option<IpAddr>) -> Side
     };
     match subject {
         IdentitySubject::Host => host_side(names, number, address),
+        IdentitySubject::RemoteHost { labels } => Side {
+            kind: SideKind::RemoteHost,
+            labels: labels.clone(),
+            assurance: Some(Assurance::Address),
+            ..unknown_side(number, address)
+        },
         IdentitySubject::World => Side {
             kind: SideKind::World,
             ..unknown_side(number, address)
@@ -223,6 +229,7 @@ fn side_by_identity(names: &Names, number: u32, address: Option<IpAddr>) -> Side
             namespace,
             labels,
             spiffe_id,
+            ..
         } => Side {
             kind: SideKind::Workload,
             name: known
@@ -295,11 +302,15 @@ fn unknown_side(identity: u32, address: Option<IpAddr>) -> Side {
 fn record_rule(rule: &RuleInfo) -> RecordRule {
     let origin = rule.origin.as_ref();
     RecordRule {
+        kind: rule.tier.map(|_| rule.kind),
         namespace: rule.namespace.clone(),
         policy: rule.policy.clone(),
         name: rule.rule.clone(),
         tier: rule.tier,
         mode: rule.mode,
+        owner: rule.accountability.owner.clone(),
+        ticket: rule.accountability.ticket.clone(),
+        controls: rule.accountability.controls.iter().cloned().collect(),
         file: origin.map(|o| o.file.to_string()),
         line: origin.map(|o| o.line),
         commit: origin.and_then(|o| o.commit.as_ref().map(ToString::to_string)),

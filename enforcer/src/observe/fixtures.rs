@@ -20,7 +20,9 @@ use crate::{
         process::Processes,
         record::FlowRecord,
     },
-    policy::model::{Labels, Mode, Origin, RuleAction, Tier},
+    policy::model::{
+        Accountability, Assurance, Labels, Mode, Origin, PolicyKind, RuleAction, Tier,
+    },
 };
 
 /// `web` (endpoint 3, a unit) and `db` (endpoint 2, an interface) in namespace `shop`.
@@ -32,6 +34,9 @@ pub fn context() -> NameContext {
             .map(|(key, value)| (key.to_owned(), value.to_owned()))
             .collect(),
         spiffe_id: (name == "db").then(|| "spiffe://shop.example/db".to_owned()),
+        service_account: None,
+        unit: None,
+        ports: [].into(),
         addresses: vec![address.parse().unwrap()],
     };
     let web = Arc::new(workload(
@@ -46,11 +51,16 @@ pub fn context() -> NameContext {
                 namespace: workload.namespace.clone(),
                 labels: workload.labels.clone(),
                 spiffe_id: workload.spiffe_id.clone(),
+                service_account: None,
+                unit: None,
+                ports: [].into(),
             },
             prefixes: [].into(),
+            assurance: Assurance::Address,
         })
     };
     let isolation = RuleInfo {
+        kind: PolicyKind::default(),
         namespace: Some("shop".into()),
         policy: "db".into(),
         rule: "isolation".into(),
@@ -58,6 +68,11 @@ pub fn context() -> NameContext {
         direction: Some(RuleDirection::Ingress),
         action: RuleAction::Deny,
         mode: Mode::Enforce,
+        accountability: Accountability {
+            owner: Some("payments".into()),
+            ticket: Some("SEC-17".into()),
+            controls: ["pci-1.3".into()].into(),
+        },
         origin: Some(Origin {
             file: "policies/db.yaml".into(),
             line: 3,

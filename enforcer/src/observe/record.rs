@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     compile::image::{Assurance, RuleDirection},
-    policy::model::{Labels, Mode, Tier},
+    policy::model::{Labels, Mode, PolicyKind, Tier},
 };
 
 /// Version of [`FlowRecord`], in its field `version`.
@@ -153,6 +153,9 @@ impl From<Action> for Verdict {
 /// The rule that decided.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct RecordRule {
+    /// Kind of the policy; absent for what is the node's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<PolicyKind>,
     /// Namespace of the policy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub namespace: Option<String>,
@@ -165,6 +168,15 @@ pub struct RecordRule {
     pub tier: Option<Tier>,
     /// Mode of the policy.
     pub mode: Mode,
+    /// Who answers for the rule.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<String>,
+    /// The request behind the rule.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ticket: Option<String>,
+    /// Names of compliance controls that the rule serves, ascending.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub controls: Vec<String>,
     /// File.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub file: Option<String>,
@@ -214,6 +226,9 @@ pub struct Side {
 pub enum SideKind {
     /// The host's own processes and addresses.
     Host,
+    /// Another host.
+    #[serde(rename = "remote-host")]
+    RemoteHost,
     /// Nobody known.
     World,
     /// A workload.

@@ -76,8 +76,8 @@ mod tests {
 
     use super::{
         model::{
-            Failsafe, Fallback, LabelSelector, Labels, Mode, Peer, Place, PortMatch, RuleAction,
-            Subject, Tier,
+            Failsafe, Fallback, Labels, Mode, Peer, Place, PortMatch, PortRange, RuleAction,
+            Subject, Tier, WorkloadSelector,
         },
         *,
     };
@@ -112,11 +112,8 @@ mod tests {
         pairs.collect()
     }
 
-    fn selector(namespace: Option<&str>, pairs: &[(&str, &str)]) -> LabelSelector {
-        LabelSelector {
-            namespace: namespace.map(str::to_owned),
-            match_labels: labels(pairs),
-        }
+    fn selector(namespace: Option<&str>, pairs: &[(&str, &str)]) -> WorkloadSelector {
+        WorkloadSelector::labelled(namespace.map(str::to_owned), labels(pairs))
     }
 
     #[test]
@@ -135,7 +132,7 @@ mod tests {
         assert_eq!(policy.mode, None);
         assert_eq!(
             policy.subject,
-            Subject::Workloads(selector(Some("shop"), &[]))
+            Subject::Workloads(vec![selector(Some("shop"), &[])])
         );
         assert_eq!(policy.rules[EGRESS], None);
         let rules = policy.rules[INGRESS].as_ref().unwrap();
@@ -188,7 +185,7 @@ mod tests {
              spec: {{selector: {{}}, ingress: [{{from: [{{labels: {{}}}}]}}]}}\n"
         );
         let all = resolved(&text).policies.remove(0);
-        assert_eq!(all.subject, Subject::Workloads(selector(None, &[])));
+        assert_eq!(all.subject, Subject::Workloads(vec![selector(None, &[])]));
         let rule = &all.rules[INGRESS].as_ref().unwrap()[0];
         assert_eq!(rule.peers, [Peer::Workloads(selector(None, &[]))]);
     }
@@ -233,11 +230,11 @@ mod tests {
             let policy = policy(&format!(
                 "{{selector: {{}}, ingress: [{{ports: [{written}]}}]}}"
             ));
-            let expected = PortMatch {
+            let expected = PortMatch::Range(PortRange {
                 protocol,
                 first,
                 last,
-            };
+            });
             let rule = &policy.rules[INGRESS].as_ref().unwrap()[0];
             assert_eq!(rule.ports, [expected], "{written}");
         }

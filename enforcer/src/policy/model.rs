@@ -1,14 +1,27 @@
 //! Resolved policy: what a tree of documents means, with every name looked up, every default
 //! filled in and every value in its type. Nothing after this stage sees YAML.
 
-use std::{collections::BTreeMap, fmt, sync::Arc};
+mod moment;
+mod pattern;
+mod peer;
+mod port;
+mod selector;
+
+use std::{collections::BTreeSet, fmt, sync::Arc};
 
 use enforcer_common::{Direction, Protocol};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-/// Labels of a workload or demanded by a selector.
-pub type Labels = BTreeMap<String, String>;
+pub use self::{
+    moment::{Moment, MomentError, Validity},
+    pattern::{SpiffePattern, UnitPattern},
+    peer::{Group, Peer},
+    port::{NamedPort, NamedPortMatch, PortMatch, PortRange},
+    selector::{
+        Expression, LabelSelector, Labels, NAME_LABEL, Namespaces, Operator, WorkloadSelector,
+    },
+};
 
 /// Where in the tree something is written.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -35,15 +48,69 @@ impl fmt::Display for Origin {
 pub struct ResolvedPolicy {
     /// The node's settings; [`NodeSettings::default`] where no document gives them.
     pub node: NodeSettings,
+    /// Labels of namespaces.
+    pub namespaces: Namespaces,
+    /// Other hosts, by name.
+    pub hosts: Vec<Arc<RemoteHost>>,
     /// In the order of (namespace, name). What did not change from one reading of a tree to the
     /// next is the same in memory.
     pub workloads: Vec<Arc<Workload>>,
-    /// In the order of (tier, namespace, name), and as the workloads.
+    /// In the order of [`Policy::rank`], and as the workloads.
     pub policies: Vec<Arc<Policy>>,
     /// SHA-256 over the files' paths and contents, as 64 hex digits.
     pub digest: String,
     /// The git commit of the tree, where it is in a git work tree.
     pub commit: Option<Arc<str>>,
+}
+
+impl ResolvedPolicy {
+    /// Every moment at which a policy or rule begins or ends to hold, ascending. Between two of
+    /// them, and before the first and after the last, the meaning of the tree does not change.
+    pub fn boundaries(&self) -> BTreeSet<Moment> {
+        let validities = self.policies.iter().flat_map(|policy| {
+            let rules = policy.rules.iter().flatten().flatten();
+            std::iter::once(policy.validity).chain(rules.map(|rule| rule.validity))
+        });
+        validities
+            .flat_map(|validity| [validity.from, validity.until])
+            .flatten()
+            .collect()
+    }
+
+    /// Whether the same policies and rules hold at both moments.
+    pub fn means_the_same(&self, one: Moment, other: Moment) -> bool {
+        let mut policies = self.policies.iter();
+        policies.all(|policy| policy.means_the_same(one, other))
+    }
+}
+
+/// How an identity is known, weakest first.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum Assurance {
+    /// By its address, as declared.
+    #[default]
+    Address,
+    /// By what an orchestrator says.
+    Orchestrator,
+    /// By a fact of this kernel: interface or cgroup.
+    Kernel,
+    /// By mTLS.
+    Attested,
+}
+
+impl Assurance {
+    /// As written in policy and records.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Address => "address",
+            Self::Orchestrator => "orchestrator",
+            Self::Kernel => "kernel",
+            Self::Attested => "attested",
+        }
+    }
 }
 
 /// Whether denials are carried out.
@@ -178,10 +245,40 @@ pub struct Workload {
     pub labels: Labels,
     /// SPIFFE ID, as `spiffe://trust-domain/path`.
     pub spiffe_id: Option<String>,
+    /// Service account, in its namespace.
+    pub service_account: Option<String>,
+    /// Ports by name.
+    pub ports: BTreeSet<NamedPort>,
     /// Its addresses: single ones are prefixes of full length.
     pub addresses: Vec<IpNet>,
+    /// How well a peer is known that has one of `addresses`.
+    pub assurance: Assurance,
     /// Where it runs, if it can run on this node.
     pub place: Option<Place>,
+}
+
+impl Workload {
+    /// The systemd unit (a name or glob) that its document names.
+    pub fn unit(&self) -> Option<&str> {
+        match &self.place {
+            Some(Place::Unit(unit)) => Some(unit),
+            _ => None,
+        }
+    }
+}
+
+/// Another host (kind `Host`), known by its addresses. On the host whose own addresses they
+/// are, they are its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RemoteHost {
+    /// Unique among hosts.
+    pub name: String,
+    /// The document.
+    pub origin: Origin,
+    /// Labels.
+    pub labels: Labels,
+    /// Its addresses: single ones are prefixes of full length.
+    pub addresses: Vec<IpNet>,
 }
 
 /// Where a workload runs.
@@ -209,62 +306,138 @@ pub enum Tier {
     Baseline,
 }
 
-/// A policy (kind `SegmentPolicy`).
+/// Which language a policy is written in. Policies of two kinds may share a name.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
+)]
+pub enum PolicyKind {
+    /// Our own.
+    #[default]
+    SegmentPolicy,
+    /// `networking.k8s.io/v1`.
+    NetworkPolicy,
+    /// `policy.networking.k8s.io`.
+    ClusterNetworkPolicy,
+    /// `policy.networking.k8s.io`, the older form of tier `admin`.
+    AdminNetworkPolicy,
+    /// `policy.networking.k8s.io`, the older form of tier `baseline`.
+    BaselineAdminNetworkPolicy,
+}
+
+/// A policy, of whatever kind.
+///
+/// # Precedence
+/// For one endpoint and direction, tiers are asked from the highest to the lowest. In a tier:
+///
+/// 1. All policies without a priority are one level without an order. If any of their rules
+///    that match denies, the flow is denied; else if any passes, the next tier is asked; else if
+///    any allows, it is allowed.
+/// 2. Then policies with a priority, the smallest number first; those of one priority by
+///    (namespace, name, kind). The rules of each in the order in which they are written: the
+///    first that matches decides (allow, deny), or hands on to the next tier (pass).
+/// 3. Then, in tier `application`, isolation: a policy that says anything in the direction denies.
+///
+/// What is handed on by the last tier, or decided by none, falls to the node's default. In the
+/// evaluation that carries denials out, denials of policies in audit mode (rules and isolation)
+/// are passed over as if they were not written; their allow and pass rules count.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
+    /// Kind.
+    pub kind: PolicyKind,
     /// `None`: every namespace (its selectors too).
     pub namespace: Option<String>,
-    /// Unique in its namespace.
+    /// Unique in its namespace, among those of its kind.
     pub name: String,
     /// The document.
     pub origin: Origin,
     /// Tier.
     pub tier: Tier,
+    /// `None`: unordered. Policies of Kubernetes have one in the tiers `admin` and `baseline`.
+    pub priority: Option<u32>,
     /// `None`: as the node.
     pub mode: Option<Mode>,
+    /// When it holds. Outside of it, it is as if it were not there: it does not isolate either.
+    pub validity: Validity,
+    /// Who is to answer for it.
+    pub accountability: Accountability,
     /// Which workloads it is about.
     pub subject: Subject,
     /// By direction (egress, ingress). `Some`, even empty, isolates in tier `application`.
     pub rules: [Option<Vec<Rule>>; 2],
 }
 
+impl Policy {
+    /// The order in which policies are asked, and, among those that have none, named.
+    pub fn rank(&self) -> (Tier, Option<u32>, Option<&str>, &str, PolicyKind) {
+        let namespace = self.namespace.as_deref();
+        (self.tier, self.priority, namespace, &self.name, self.kind)
+    }
+
+    /// Whether it and the same of its rules hold at both moments.
+    pub fn means_the_same(&self, one: Moment, other: Moment) -> bool {
+        let same = |validity: Validity| validity.holds(one) == validity.holds(other);
+        let mut rules = self.rules.iter().flatten().flatten();
+        one == other || same(self.validity) && rules.all(|rule| same(rule.validity))
+    }
+}
+
+/// Who answers for a policy or rule, and what it is for: carried to every denial and report.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Accountability {
+    /// A person or team.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<String>,
+    /// The request behind it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ticket: Option<String>,
+    /// Names of compliance controls that it serves, each once.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub controls: BTreeSet<String>,
+}
+
+impl Accountability {
+    /// That of a rule in a policy that says `self`: the rule's own owner and ticket are
+    /// stronger, and it serves the controls of both.
+    #[must_use]
+    pub fn with(&self, rule: &Self) -> Self {
+        Self {
+            owner: rule.owner.as_ref().or(self.owner.as_ref()).cloned(),
+            ticket: rule.ticket.as_ref().or(self.ticket.as_ref()).cloned(),
+            controls: self.controls.union(&rule.controls).cloned().collect(),
+        }
+    }
+}
+
 /// What a policy selects.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Subject {
-    /// Workloads by labels, in the policy's namespace or in all.
-    Workloads(LabelSelector),
+    /// Workloads that any of these selects.
+    Workloads(Vec<WorkloadSelector>),
     /// The host endpoint.
     Host,
 }
 
-/// Selects workloads by labels and namespace. (Expressions come with the full language.)
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct LabelSelector {
-    /// `None`: every namespace.
-    pub namespace: Option<String>,
-    /// Every one must be there. Empty: every workload.
-    pub match_labels: Labels,
-}
-
-impl LabelSelector {
-    /// Whether a workload with these facts is selected.
-    pub fn matches(&self, namespace: &str, labels: &Labels) -> bool {
-        self.namespace.as_deref().is_none_or(|n| n == namespace)
-            && self
-                .match_labels
-                .iter()
-                .all(|(k, v)| labels.get(k) == Some(v))
-    }
-}
-
-/// What a rule does.
+/// What a rule does; see [`Policy`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum RuleAction {
     /// Let through: no lower tier is asked.
     Allow,
-    /// Drop; beats allow in the same tier.
+    /// Drop; beats pass and allow in the same tier.
     Deny,
+    /// Hand on to the next tier; beats allow in the same tier.
+    Pass,
+}
+
+impl RuleAction {
+    /// As written in policy, metrics and records.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Allow => "allow",
+            Self::Deny => "deny",
+            Self::Pass => "pass",
+        }
+    }
 }
 
 /// A rule of a policy.
@@ -276,49 +449,14 @@ pub struct Rule {
     pub origin: Origin,
     /// Action.
     pub action: RuleAction,
+    /// Report flows that it allows. (Denials are always reported.)
+    pub log: bool,
+    /// When it holds.
+    pub validity: Validity,
+    /// Who is to answer for it, besides what the policy says.
+    pub accountability: Accountability,
     /// Any of them matches. Never empty: a rule without peers is `[Peer::Any]`.
     pub peers: Vec<Peer>,
     /// Any of them matches. Never empty: a rule without ports is `[PortMatch::ANY]`.
     pub ports: Vec<PortMatch>,
-}
-
-/// The other side of a flow.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Peer {
-    /// Everybody.
-    Any,
-    /// This host's own processes that belong to no workload, and its addresses.
-    Host,
-    /// Whatever belongs to no workload and is not this host.
-    World,
-    /// Workloads.
-    Workloads(LabelSelector),
-    /// Peers known by an address in `prefix` and in none of `except`, workload or not. A peer
-    /// that its own socket proves (a cgroup workload of this host) is matched by labels only.
-    Cidr {
-        /// Network.
-        prefix: IpNet,
-        /// Networks inside `prefix` that do not count.
-        except: Vec<IpNet>,
-    },
-}
-
-/// Protocol and ports.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct PortMatch {
-    /// IP protocol number; `None`: every one (then the range is the whole).
-    pub protocol: Option<u8>,
-    /// First port, or ICMP type and code as [`enforcer_common::flow_key::icmp_port`].
-    pub first: u16,
-    /// Last one, inclusive.
-    pub last: u16,
-}
-
-impl PortMatch {
-    /// Every protocol and port.
-    pub const ANY: Self = Self {
-        protocol: None,
-        first: 0,
-        last: u16::MAX,
-    };
 }

@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use super::{
     diagnostic::{Code, listed},
     document::{Node, Value},
-    model::{LabelSelector, Peer},
+    model::{Peer, WorkloadSelector},
     reader::{Fields, Reader, quoted},
 };
 
@@ -92,10 +92,10 @@ impl Reader<'_> {
             Some(node) if self.text(node, "`namespace`")? == "*" => None,
             Some(node) => Some(self.namespace(node)?),
         };
-        Some(Peer::Workloads(LabelSelector {
+        Some(Peer::Workloads(WorkloadSelector::labelled(
             namespace,
-            match_labels: match_labels?,
-        }))
+            match_labels?,
+        )))
     }
 
     fn network(&mut self, fields: &Fields<'_>) -> Option<Peer> {

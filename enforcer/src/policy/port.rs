@@ -5,7 +5,7 @@ use enforcer_common::{Protocol, flow_key::icmp_port};
 use super::{
     diagnostic::{Code, closest, listed},
     document::{Node, Value},
-    model::PortMatch,
+    model::{PortMatch, PortRange},
     reader::{Fields, Reader, Reported, quoted},
 };
 
@@ -43,6 +43,10 @@ const fn is_icmp(protocol: u8) -> bool {
 impl Reader<'_> {
     /// An item of `ports`.
     pub(super) fn port_match(&mut self, node: &Node) -> Option<PortMatch> {
+        self.range(node).map(PortMatch::Range)
+    }
+
+    fn range(&mut self, node: &Node) -> Option<PortRange> {
         if let Value::Text(text) = &node.value {
             return self.shorthand(node, text);
         }
@@ -79,7 +83,7 @@ impl Reader<'_> {
                     self.error(Code::PortProtocol, at, message, help);
                     return None;
                 }
-                Some(PortMatch::ANY)
+                Some(PortRange::ANY)
             }
         }
     }
@@ -113,7 +117,7 @@ impl Reader<'_> {
         None
     }
 
-    fn numbered(&mut self, fields: &Fields<'_>, protocol: u8) -> Option<PortMatch> {
+    fn numbered(&mut self, fields: &Fields<'_>, protocol: u8) -> Option<PortRange> {
         for name in ["type", "code"] {
             if let Some(at) = fields.key(name) {
                 self.error(
@@ -155,14 +159,14 @@ impl Reader<'_> {
                 self.ordered(end, first, last)?
             }
         };
-        Some(PortMatch {
+        Some(PortRange {
             protocol: Some(protocol),
             first,
             last,
         })
     }
 
-    fn icmp(&mut self, fields: &Fields<'_>, protocol: u8) -> Option<PortMatch> {
+    fn icmp(&mut self, fields: &Fields<'_>, protocol: u8) -> Option<PortRange> {
         if let Some(node) = fields.find("port").or(fields.find("endPort")) {
             self.error(
                 Code::PortProtocol,
@@ -191,7 +195,7 @@ impl Reader<'_> {
             (Some(kind), None) => (icmp_port(kind, 0), icmp_port(kind, u8::MAX)),
             (Some(kind), Some((code, _))) => (icmp_port(kind, code), icmp_port(kind, code)),
         };
-        Some(PortMatch {
+        Some(PortRange {
             protocol: Some(protocol),
             first,
             last,
@@ -256,9 +260,9 @@ impl Reader<'_> {
     }
 
     /// `443/tcp`, `8000-8999/udp`, `icmp`, `any`.
-    fn shorthand(&mut self, node: &Node, text: &str) -> Option<PortMatch> {
+    fn shorthand(&mut self, node: &Node, text: &str) -> Option<PortRange> {
         if text.eq_ignore_ascii_case("any") {
-            return Some(PortMatch::ANY);
+            return Some(PortRange::ANY);
         }
         let Some((ports, protocol)) = text.split_once('/') else {
             if text
@@ -271,9 +275,9 @@ impl Reader<'_> {
                 return None;
             }
             let protocol = self.protocol_word(node, text)?;
-            return Some(PortMatch {
+            return Some(PortRange {
                 protocol: Some(protocol),
-                ..PortMatch::ANY
+                ..PortRange::ANY
             });
         };
         let protocol = self.protocol_word(node, protocol)?;
@@ -287,7 +291,7 @@ impl Reader<'_> {
             return None;
         }
         let (first, last) = self.port_range(node, ports)?;
-        Some(PortMatch {
+        Some(PortRange {
             protocol: Some(protocol),
             first,
             last,

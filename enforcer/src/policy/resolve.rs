@@ -61,9 +61,7 @@ pub(super) fn resolve(
     policy
         .workloads
         .sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
-    policy
-        .policies
-        .sort_by(|a, b| (a.tier, &a.namespace, &a.name).cmp(&(b.tier, &b.namespace, &b.name)));
+    policy.policies.sort_by(|a, b| a.rank().cmp(&b.rank()));
     policy
 }
 

@@ -7,7 +7,10 @@ use enforcer_common::Direction;
 use super::{
     diagnostic::{Code, Position},
     document::Node,
-    model::{LabelSelector, Mode, Peer, Policy, PortMatch, Rule, RuleAction, Subject, Tier},
+    model::{
+        Accountability, Mode, Peer, Policy, PolicyKind, PortMatch, Rule, RuleAction, Subject, Tier,
+        Validity, WorkloadSelector,
+    },
     reader::{Fields, Reader, quoted},
 };
 
@@ -72,8 +75,12 @@ impl Reader<'_> {
             namespace: metadata.namespace,
             name: metadata.name,
             origin: self.origin(document.at),
+            kind: PolicyKind::SegmentPolicy,
             tier: tier?,
+            priority: None,
             mode: mode?,
+            validity: Validity::ALWAYS,
+            accountability: Accountability::default(),
             subject: subject?,
             rules,
         };
@@ -100,10 +107,10 @@ impl Reader<'_> {
                     Some(node) => self.labels(node)?,
                     None => std::collections::BTreeMap::new(),
                 };
-                Some(Subject::Workloads(LabelSelector {
-                    namespace: namespace.map(str::to_owned),
+                Some(Subject::Workloads(vec![WorkloadSelector::labelled(
+                    namespace.map(str::to_owned),
                     match_labels,
-                }))
+                )]))
             }
             (None, Some(node)) => {
                 if self.truth(node, "`host`")? {
@@ -212,6 +219,9 @@ impl Reader<'_> {
             name: name?,
             origin: self.origin(node.at),
             action: action?,
+            log: false,
+            validity: Validity::ALWAYS,
+            accountability: Accountability::default(),
             peers: peers?,
             ports: ports?,
         };

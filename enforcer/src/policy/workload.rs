@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{
     diagnostic::{Code, Position},
-    model::Workload,
+    model::{Assurance, Workload},
     place,
     reader::{Fields, Reader},
 };
@@ -83,6 +83,9 @@ impl Reader<'_> {
             origin: self.origin(document.at),
             labels: metadata.labels,
             spiffe_id: spiffe_id?,
+            service_account: None,
+            ports: std::collections::BTreeSet::new(),
+            assurance: Assurance::Address,
             addresses,
             place: place.ok()?,
         });

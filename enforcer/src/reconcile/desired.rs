@@ -306,6 +306,7 @@ spec: { interface: veth-db, addresses: [10.0.0.7] }
         let inputs = Inputs {
             policy: &policy,
             mode,
+            now: crate::policy::model::Moment::default(),
             host_addresses: &snapshot.host_addresses,
             subjects: Subjects::Placed,
             limits: &Limits::NONE,

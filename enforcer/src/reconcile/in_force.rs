@@ -12,7 +12,7 @@ use crate::{
     compile::Image,
     inventory::Snapshot,
     observe::clock::rfc3339,
-    policy::model::{Mode, ResolvedPolicy},
+    policy::model::{Mode, Moment, ResolvedPolicy},
 };
 
 /// A consistent picture, replaced as a whole.
@@ -28,6 +28,8 @@ pub struct InForce {
     pub from: PolicySource,
     /// When it was put in force: RFC 3339, UTC.
     pub since: Option<String>,
+    /// The moment for which the policy was compiled.
+    pub as_of: Moment,
     /// The policy, compiled.
     pub image: Arc<Image>,
     /// The node's mode.
@@ -99,6 +101,7 @@ impl InForce {
             policy: Arc::default(),
             from: PolicySource::None,
             since: None,
+            as_of: Moment::default(),
             image: Arc::default(),
             mode: ModeStatus {
                 effective: Mode::Audit,

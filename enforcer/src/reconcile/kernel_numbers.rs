@@ -142,6 +142,7 @@ mod tests {
         let inputs = Inputs {
             policy: &policy,
             mode: crate::policy::model::Mode::Enforce,
+            now: crate::policy::model::Moment::default(),
             host_addresses: &[],
             subjects: Subjects::All,
             limits: &Limits::NONE,

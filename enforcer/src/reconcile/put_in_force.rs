@@ -23,7 +23,7 @@ use crate::{
     compile::{Inputs, Subjects},
     metrics::mode_name,
     observe::clock::rfc3339,
-    policy::model::Mode,
+    policy::model::{Mode, Moment},
     state::{StateError, choices},
 };
 
@@ -61,8 +61,10 @@ impl<K: Kernel> Reconciler<K> {
         let now = &self.current;
         let mode = mode::effective(self.settings.mode, &tree.policy.node, operator);
         let same_policy = self.tree.is_some() && Arc::ptr_eq(&tree.policy, &now.policy);
+        let as_of = Moment::now();
         let same_image = same_policy
             && !self.recompile
+            && tree.policy.means_the_same(now.as_of, as_of)
             && mode.effective == now.mode.effective
             && snapshot.host_addresses == now.snapshot.host_addresses;
         let image = if same_image {
@@ -71,6 +73,7 @@ impl<K: Kernel> Reconciler<K> {
             let inputs = Inputs {
                 policy: &tree.policy,
                 mode: mode.effective,
+                now: as_of,
                 host_addresses: &snapshot.host_addresses,
                 subjects: Subjects::Placed,
                 limits: &self.limits,
@@ -82,6 +85,7 @@ impl<K: Kernel> Reconciler<K> {
         let mut wanted = InForce {
             policy: tree.policy.clone(),
             from: tree.from,
+            as_of: if same_image { now.as_of } else { as_of },
             image,
             mode,
             snapshot: snapshot.clone(),
@@ -136,6 +140,10 @@ impl<K: Kernel> Reconciler<K> {
         self.shortfalls = plan.shortfalls;
         self.current = wanted;
         self.wiring.observer.announce(&self.current);
+        if !same_policy {
+            self.boundaries = tree.policy.boundaries();
+        }
+        self.await_boundary(as_of);
         self.tree = Some(tree);
         Ok(applied)
     }

@@ -1,6 +1,6 @@
 //! The loop itself.
 
-use std::{future::pending, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, future::pending, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use time::OffsetDateTime;
@@ -28,7 +28,7 @@ use crate::{
     inventory::Snapshot,
     metrics::mode_name,
     observe::clock::rfc3339,
-    policy::Loader,
+    policy::{Loader, model::Moment},
     sd_notify::ServiceManager,
     settings::Settings,
     state::{
@@ -43,6 +43,8 @@ const LONGEST_RETRY: Duration = Duration::from_mins(1);
 /// For how long the kernel may still speak by the numbers of an image that was replaced: longer
 /// than its table of denied flows keeps an entry, and than names are remembered.
 pub(super) const NUMBER_GRACE: Duration = Duration::from_mins(15);
+/// How long the clock is not looked at while a boundary is awaited: it may be set meanwhile.
+const LONGEST_DOZE: Duration = Duration::from_secs(10);
 /// Signs of life where no service manager asks for them.
 const IDLE_TICK: Duration = Duration::from_hours(1);
 
@@ -95,6 +97,10 @@ pub struct Reconciler<K> {
     /// When the numbers that no image needs any more can be forgotten.
     pub(super) retire: Option<Instant>,
     pub(super) recompile: bool,
+    /// Moments at which rules of the tree in force begin or end to hold.
+    pub(super) boundaries: BTreeSet<Moment>,
+    /// When to look whether one of them has come.
+    pub(super) boundary: Option<Instant>,
 }
 
 #[derive(Debug, Default)]
@@ -142,6 +148,8 @@ impl<K: Kernel> Reconciler<K> {
             compiler: Compiler::default(),
             retire: None,
             recompile: false,
+            boundaries: BTreeSet::new(),
+            boundary: None,
         })
     }
 
@@ -176,6 +184,7 @@ impl<K: Kernel> Reconciler<K> {
                     blocking(|| self.numbers_at_rest());
                     continue;
                 }
+                () = until(self.boundary) => blocking(|| self.cross_boundary()),
                 () = until(self.retire) => blocking(|| self.retire_numbers()),
                 changed = self.wiring.inventory.changed() => {
                     changed.context("the inventory ended")?;
@@ -279,6 +288,29 @@ impl<K: Kernel> Reconciler<K> {
                 self.retry_later();
             }
         }
+    }
+
+    /// A rule may begin or end to hold. Where the clock says that it is not yet, waits again.
+    fn cross_boundary(&mut self) {
+        let now = Moment::now();
+        if self.current.policy.means_the_same(self.current.as_of, now) {
+            self.await_boundary(now);
+        } else {
+            // Where it fails, it is tried again with the host's changes.
+            self.boundary = None;
+            self.follow_host();
+        }
+    }
+
+    /// Sets the alarm for the next boundary.
+    pub(super) fn await_boundary(&mut self, now: Moment) {
+        use std::ops::Bound::{Excluded, Unbounded};
+        let mut later = self.boundaries.range((Excluded(now), Unbounded));
+        self.boundary = later.next().map(|boundary| {
+            let millisecond = u64::try_from(boundary.0).unwrap_or(0).saturating_mul(1_000);
+            let left = millisecond.saturating_sub(unix_milliseconds());
+            Instant::now() + Duration::from_millis(left).min(LONGEST_DOZE)
+        });
     }
 
     pub(super) fn retry_later(&mut self) {

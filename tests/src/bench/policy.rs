@@ -142,6 +142,7 @@ pub fn compile(folder: &Path, numbers: &mut Numbers) -> Result<Image> {
     let inputs = Inputs {
         policy: &policy,
         mode: Mode::Enforce,
+        now: enforcer::policy::model::Moment::default(),
         host_addresses: &[],
         subjects: Subjects::Placed,
         limits: &Limits::NONE,

@@ -2,13 +2,13 @@
 
 use std::{net::IpAddr, sync::Arc};
 
-use enforcer::policy::model::{Labels, Mode};
+use enforcer::policy::model::{Labels, Mode, Moment};
 use ipnet::IpNet;
 use proptest::{prelude::*, sample::Index};
 
 use super::{
     Scenario,
-    policy::{address, labels, mode},
+    policy::{address, labels, mode, moment, namespace},
 };
 
 /// A change of one thing.
@@ -28,6 +28,10 @@ pub enum Edit {
     RotateRules(Index),
     /// Changes the mode of the node.
     Mode(Mode),
+    /// Lets time go by, or turns it back.
+    Time(Moment),
+    /// Gives a namespace other labels.
+    RelabelNamespace(String, Labels),
     /// Gives the host other addresses.
     HostAddress(IpAddr),
 }
@@ -67,6 +71,10 @@ impl Edit {
                 }
             }
             Self::Mode(mode) => after.mode = *mode,
+            Self::Time(now) => after.now = *now,
+            Self::RelabelNamespace(name, labels) => {
+                after.policy.namespaces.insert(name.clone(), labels.clone());
+            }
             Self::HostAddress(address) => after.host_addresses = vec![*address],
             // Nothing, or nothing to change.
             _ => {}
@@ -85,6 +93,8 @@ pub fn edit() -> impl Strategy<Value = Edit> {
         1 => any::<Index>().prop_map(Edit::EmptyPolicy),
         1 => any::<Index>().prop_map(Edit::RotateRules),
         1 => mode().prop_map(Edit::Mode),
+        2 => moment().prop_map(Edit::Time),
+        1 => (namespace(), labels()).prop_map(|(n, labels)| Edit::RelabelNamespace(n, labels)),
         1 => address().prop_map(Edit::HostAddress),
     ]
 }

@@ -10,17 +10,18 @@
 
 mod edit;
 mod flow;
+mod peer;
 mod policy;
 
 pub use self::{
     edit::{Edit, edit},
     flow::{FlowSeed, flow_seed},
-    policy::{address, mode, policy},
+    policy::{address, mode, moment, policy},
 };
 
 use std::net::IpAddr;
 
-use enforcer::policy::model::{Mode, ResolvedPolicy};
+use enforcer::policy::model::{Mode, Moment, ResolvedPolicy};
 use proptest::{collection::vec, prelude::*};
 
 use crate::model::{RawFlow, World};
@@ -32,6 +33,8 @@ pub struct Scenario {
     pub policy: ResolvedPolicy,
     /// The node's mode in effect.
     pub mode: Mode,
+    /// When the flows begin.
+    pub now: Moment,
     /// Addresses of the host itself.
     pub host_addresses: Vec<IpAddr>,
     /// Flows at endpoints of `policy`.
@@ -44,6 +47,7 @@ impl Scenario {
         World {
             policy: &self.policy,
             mode: self.mode,
+            now: self.now,
             host_addresses: &self.host_addresses,
         }
     }
@@ -54,13 +58,15 @@ pub fn scenario(flows: usize) -> impl Strategy<Value = Scenario> {
     (
         policy(),
         mode(),
+        moment(),
         vec(address(), 0..3),
         vec(flow_seed(), flows..=flows),
     )
-        .prop_map(|(policy, mode, host_addresses, seeds)| Scenario {
+        .prop_map(|(policy, mode, now, host_addresses, seeds)| Scenario {
             flows: seeds.iter().map(|seed| seed.flow(&policy)).collect(),
             policy,
             mode,
+            now,
             host_addresses,
         })
 }

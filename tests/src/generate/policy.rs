@@ -3,8 +3,9 @@
 use std::{net::IpAddr, sync::Arc};
 
 use enforcer::policy::model::{
-    Blocked, Fallback, LabelSelector, Labels, Mode, NodeSettings, Origin, Peer, Place, Policy,
-    PortMatch, ResolvedPolicy, Rule, RuleAction, Subject, Tier, Workload,
+    Accountability, Assurance, Blocked, Fallback, Labels, Mode, Moment, Namespaces, NodeSettings,
+    Origin, Place, Policy, PolicyKind, RemoteHost, ResolvedPolicy, Rule, RuleAction, Subject, Tier,
+    Validity, Workload,
 };
 use enforcer_common::flow_key::icmp_port;
 use ipnet::IpNet;
@@ -15,35 +16,47 @@ use proptest::{
     sample::select,
 };
 
+use super::peer::{account, named_ports, peer, ports, selector, spiffe_id};
+
 /// A random tree: up to 6 workloads and 6 policies.
 pub fn policy() -> impl Strategy<Value = ResolvedPolicy> {
-    (node(), vec(workload(), 0..=6), vec(segment_policy(), 0..=6)).prop_map(
-        |(node, mut workloads, mut policies)| {
-            // Names and lines are given here, because they must be unique. Against the order
-            // of making, so that being first by name is nothing that happens by itself.
-            for (i, workload) in workloads.iter_mut().rev().enumerate() {
-                workload.name = format!("w{i}");
-            }
-            workloads.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
-            let mut line = 1;
-            for (i, policy) in policies.iter_mut().rev().enumerate() {
-                policy.name = format!("p{i}");
-                policy.origin = origin(&mut line);
-                for rule in policy.rules.iter_mut().flatten().flatten() {
-                    rule.origin = origin(&mut line);
-                }
-            }
-            policies.sort_by(|a, b| {
-                (a.tier, &a.namespace, &a.name).cmp(&(b.tier, &b.namespace, &b.name))
-            });
-            ResolvedPolicy {
-                node,
-                workloads: workloads.into_iter().map(Arc::new).collect(),
-                policies: policies.into_iter().map(Arc::new).collect(),
-                ..ResolvedPolicy::default()
-            }
-        },
+    (
+        node(),
+        namespaces(),
+        vec(host(), 0..=2),
+        vec(workload(), 0..=6),
+        vec(segment_policy(), 0..=6),
     )
+        .prop_map(
+            |(node, namespaces, mut hosts, mut workloads, mut policies)| {
+                for (i, host) in hosts.iter_mut().enumerate() {
+                    host.name = format!("h{i}");
+                }
+                // Names and lines are given here, because they must be unique. Against the order
+                // of making, so that being first by name is nothing that happens by itself.
+                for (i, workload) in workloads.iter_mut().rev().enumerate() {
+                    workload.name = format!("w{i}");
+                }
+                workloads.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
+                let mut line = 1;
+                for (i, policy) in policies.iter_mut().rev().enumerate() {
+                    policy.name = format!("p{i}");
+                    policy.origin = origin(&mut line);
+                    for rule in policy.rules.iter_mut().flatten().flatten() {
+                        rule.origin = origin(&mut line);
+                    }
+                }
+                policies.sort_by(|a, b| a.rank().cmp(&b.rank()));
+                ResolvedPolicy {
+                    node,
+                    namespaces,
+                    hosts: hosts.into_iter().map(Arc::new).collect(),
+                    workloads: workloads.into_iter().map(Arc::new).collect(),
+                    policies: policies.into_iter().map(Arc::new).collect(),
+                    ..ResolvedPolicy::default()
+                }
+            },
+        )
 }
 
 /// An address from the small world of [`policy`].
@@ -98,7 +111,7 @@ pub(super) fn protocol() -> impl Strategy<Value = u8> {
     select(vec![6, 6, 6, 17, 17, 1, 58, 132, 47])
 }
 
-fn prefix() -> impl Strategy<Value = IpNet> {
+pub(super) fn prefix() -> impl Strategy<Value = IpNet> {
     select(vec![
         "0.0.0.0/0",
         "10.0.0.0/8",
@@ -123,7 +136,7 @@ fn prefix() -> impl Strategy<Value = IpNet> {
     .prop_map(|text| text.parse().expect("a prefix"))
 }
 
-fn namespace() -> impl Strategy<Value = String> {
+pub(super) fn namespace() -> impl Strategy<Value = String> {
     select(vec!["a", "b"]).prop_map(str::to_owned)
 }
 
@@ -132,20 +145,15 @@ pub(super) fn labels() -> impl Strategy<Value = Labels> {
     btree_map(pair, select(vec!["x", "y"]).prop_map(str::to_owned), 0..=2)
 }
 
-fn selector() -> impl Strategy<Value = LabelSelector> {
-    (option::of(namespace()), labels()).prop_map(|(namespace, match_labels)| LabelSelector {
-        namespace,
-        match_labels,
-    })
-}
-
 fn fallback() -> impl Strategy<Value = Fallback> {
     select(vec![Fallback::Allow, Fallback::Deny])
 }
 
 fn node() -> impl Strategy<Value = NodeSettings> {
-    (fallback(), fallback(), vec(prefix(), 0..2)).prop_map(|(egress, ingress, blocked)| {
+    let blocked = vec(prefix(), 0..2);
+    (fallback(), fallback(), labels(), blocked).prop_map(|(egress, ingress, labels, blocked)| {
         NodeSettings {
+            labels,
             default: [egress, ingress],
             blocked: blocked
                 .into_iter()
@@ -159,99 +167,185 @@ fn node() -> impl Strategy<Value = NodeSettings> {
     })
 }
 
+fn host() -> impl Strategy<Value = RemoteHost> {
+    let single = address().prop_map(IpNet::from);
+    let addresses = vec(prop_oneof![4 => single, 1 => prefix()], 1..=2);
+    (labels(), addresses).prop_map(|(labels, addresses)| RemoteHost {
+        name: String::new(),
+        origin: origin(&mut 1),
+        labels,
+        addresses,
+    })
+}
+
+fn namespaces() -> impl Strategy<Value = Namespaces> {
+    vec((namespace(), labels()), 0..=2).prop_map(|described| {
+        let mut namespaces = Namespaces::default();
+        for (name, labels) in described {
+            namespaces.insert(name, labels);
+        }
+        namespaces
+    })
+}
+
 fn workload() -> impl Strategy<Value = Workload> {
     let single = address().prop_map(IpNet::from);
     let addresses = vec(prop_oneof![4 => single, 1 => prefix()], 0..=2);
-    let spiffe_id = option::weighted(0.1, Just("spiffe://example.org/one".to_owned()));
-    let place = option::weighted(0.8, Just(Place::Cgroup("/w".to_owned())));
-    (namespace(), labels(), spiffe_id, addresses, place).prop_map(
-        |(namespace, labels, spiffe_id, addresses, place)| Workload {
-            namespace,
-            name: String::new(),
-            origin: origin(&mut 1),
-            labels,
-            spiffe_id,
-            addresses,
-            place,
-        },
+    let known = select(vec![
+        Assurance::Address,
+        Assurance::Address,
+        Assurance::Orchestrator,
+    ]);
+    let unit = select(vec!["w.service", "w@1.service", "w@*.service", "v.slice"]);
+    let place = prop_oneof![
+        3 => Just(Place::Cgroup("/w".to_owned())),
+        1 => unit.prop_map(|unit| Place::Unit(unit.to_owned())),
+    ];
+    (
+        namespace(),
+        labels(),
+        option::weighted(0.3, spiffe_id()),
+        option::weighted(0.3, account()),
+        named_ports(),
+        addresses,
+        known,
+        option::weighted(0.8, place),
     )
+        .prop_map(
+            |(namespace, labels, spiffe_id, service_account, ports, addresses, known, place)| {
+                Workload {
+                    namespace,
+                    name: String::new(),
+                    origin: origin(&mut 1),
+                    labels,
+                    spiffe_id,
+                    service_account,
+                    ports,
+                    addresses,
+                    assurance: known,
+                    place,
+                }
+            },
+        )
+}
+
+/// A moment before, at, between or after those at which random rules begin and end.
+pub fn moment() -> impl Strategy<Value = Moment> {
+    (0_i64..=5).prop_map(Moment)
+}
+
+fn validity() -> impl Strategy<Value = Validity> {
+    let end = || option::weighted(0.15, (1_i64..=4).prop_map(Moment));
+    (end(), end()).prop_map(|(from, until)| Validity { from, until })
+}
+
+fn accountability() -> impl Strategy<Value = Accountability> {
+    let word = |words: &'static [&'static str]| {
+        option::weighted(0.1, select(words).prop_map(str::to_owned))
+    };
+    (
+        word(&["ann", "bob"]),
+        word(&["T-1", "T-2"]),
+        word(&["c1", "c2"]),
+    )
+        .prop_map(|(owner, ticket, control)| Accountability {
+            owner,
+            ticket,
+            controls: control.into_iter().collect(),
+        })
 }
 
 fn segment_policy() -> impl Strategy<Value = Policy> {
     let tier = select(vec![
         Tier::Quarantine,
         Tier::Admin,
+        Tier::Admin,
         Tier::Application,
         Tier::Application,
         Tier::Application,
         Tier::Baseline,
+        Tier::Baseline,
     ]);
     let subject = prop_oneof![
-        3 => selector().prop_map(Subject::Workloads),
+        3 => vec(selector(), 1..=2).prop_map(Subject::Workloads),
         1 => Just(Subject::Host),
     ];
     let rules = || option::weighted(0.7, vec(rule(), 0..=4));
     (
         option::of(namespace()),
         tier,
+        option::weighted(0.6, 0_u32..3),
         option::of(mode()),
+        (validity(), accountability()),
         subject,
         rules(),
         rules(),
     )
-        .prop_map(|(namespace, tier, mode, subject, egress, ingress)| Policy {
-            namespace,
-            name: String::new(),
-            origin: origin(&mut 1),
-            tier,
-            mode,
-            subject,
-            rules: [egress, ingress],
-        })
+        .prop_map(
+            |(
+                namespace,
+                tier,
+                priority,
+                mode,
+                (validity, accountability),
+                subject,
+                egress,
+                ingress,
+            )| {
+                let has_order = matches!(tier, Tier::Admin | Tier::Baseline);
+                let priority = priority.filter(|_| has_order);
+                Policy {
+                    kind: match priority {
+                        Some(_) => PolicyKind::ClusterNetworkPolicy,
+                        None => PolicyKind::SegmentPolicy,
+                    },
+                    namespace,
+                    name: String::new(),
+                    origin: origin(&mut 1),
+                    tier,
+                    priority,
+                    mode,
+                    validity,
+                    accountability,
+                    subject,
+                    rules: [egress, ingress],
+                }
+            },
+        )
 }
 
 fn rule() -> impl Strategy<Value = Rule> {
     // Names need not be unique, nor different from what the enforcer itself names.
     let name = select(vec!["r", "s", "isolation", "default"]).prop_map(str::to_owned);
-    let action = select(vec![RuleAction::Allow, RuleAction::Allow, RuleAction::Deny]);
-    (name, action, vec(peer(), 1..=3), vec(ports(), 1..=3)).prop_map(
-        |(name, action, peers, ports)| Rule {
-            name,
-            origin: origin(&mut 1),
-            action,
-            peers,
-            ports,
-        },
+    let action = select(vec![
+        RuleAction::Allow,
+        RuleAction::Allow,
+        RuleAction::Allow,
+        RuleAction::Deny,
+        RuleAction::Deny,
+        RuleAction::Pass,
+    ]);
+    (
+        name,
+        action,
+        any::<bool>(),
+        validity(),
+        accountability(),
+        vec(peer(), 1..=3),
+        vec(ports(), 1..=3),
     )
-}
-
-fn peer() -> impl Strategy<Value = Peer> {
-    prop_oneof![
-        2 => Just(Peer::Any),
-        1 => Just(Peer::Host),
-        1 => Just(Peer::World),
-        4 => selector().prop_map(Peer::Workloads),
-        4 => (prefix(), vec(prefix(), 0..=2))
-            .prop_map(|(prefix, except)| Peer::Cidr { prefix, except }),
-    ]
-}
-
-fn ports() -> impl Strategy<Value = PortMatch> {
-    let range = (protocol(), port(), port()).prop_map(|(protocol, a, b)| PortMatch {
-        protocol: Some(protocol),
-        first: a.min(b),
-        last: a.max(b),
-    });
-    let single = (protocol(), port()).prop_map(|(protocol, port)| PortMatch {
-        protocol: Some(protocol),
-        first: port,
-        last: port,
-    });
-    let whole = protocol().prop_map(|protocol| PortMatch {
-        protocol: Some(protocol),
-        ..PortMatch::ANY
-    });
-    prop_oneof![1 => Just(PortMatch::ANY), 1 => whole, 2 => range, 2 => single]
+        .prop_map(
+            |(name, action, log, validity, accountability, peers, ports)| Rule {
+                name,
+                origin: origin(&mut 1),
+                action,
+                log,
+                validity,
+                accountability,
+                peers,
+                ports,
+            },
+        )
 }
 
 fn origin(line: &mut u32) -> Origin {

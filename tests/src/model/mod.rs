@@ -5,10 +5,12 @@
 use std::net::IpAddr;
 
 use enforcer::policy::model::{
-    Fallback, Mode, Origin, Peer, Policy, PortMatch, ResolvedPolicy, Rule, RuleAction, Subject,
-    Tier, Workload,
+    Assurance, Fallback, Mode, Moment, Origin, Policy, PolicyKind, ResolvedPolicy, Rule,
+    RuleAction, Subject, Tier, Validity, Workload,
 };
 use enforcer_common::Direction;
+
+mod selection;
 
 /// What the model knows besides the flow.
 #[derive(Clone, Copy, Debug)]
@@ -17,6 +19,8 @@ pub struct World<'a> {
     pub policy: &'a ResolvedPolicy,
     /// The node's mode in effect.
     pub mode: Mode,
+    /// When the flow begins.
+    pub now: Moment,
     /// Addresses of the host itself.
     pub host_addresses: &'a [IpAddr],
 }
@@ -64,6 +68,8 @@ pub struct ModelVerdict {
     pub action: ModelAction,
     /// Why.
     pub cause: ModelCause,
+    /// Whether it is reported although it is allowed.
+    pub log: bool,
 }
 
 /// What happens to a flow.
@@ -93,6 +99,8 @@ pub enum ModelCause {
 /// A rule, or the isolation by a policy, as reports name it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct NamedRule {
+    /// Kind of the policy.
+    pub kind: PolicyKind,
     /// Namespace of the policy.
     pub namespace: Option<String>,
     /// Policy.
@@ -110,38 +118,69 @@ const TIERS: [Tier; 4] = [
     Tier::Baseline,
 ];
 
+/// A rule that matches a flow, with the policy that it is in and its place there.
+type Match<'a> = (&'a Policy, &'a Rule, usize);
+
+/// Where one evaluation ends.
+struct End {
+    denied: bool,
+    cause: ModelCause,
+    log: bool,
+}
+
+impl End {
+    fn by_rule(denied: bool, (policy, rule, _): &Match<'_>) -> Self {
+        Self {
+            denied,
+            cause: ModelCause::Rule(named(policy, &rule.name, &rule.origin)),
+            log: !denied && rule.log,
+        }
+    }
+}
+
 impl World<'_> {
     /// The verdict on a flow.
     pub fn judge(&self, flow: &RawFlow) -> ModelVerdict {
-        let (enforced_deny, enforced_cause) = self.evaluate(flow, true);
-        let (deny, cause) = self.evaluate(flow, false);
-        if enforced_deny {
-            ModelVerdict {
-                action: ModelAction::Deny,
-                cause: enforced_cause,
-            }
-        } else if deny {
-            ModelVerdict {
-                action: ModelAction::Audit,
-                cause,
-            }
+        let enforced = self.evaluate(flow, true);
+        let all = self.evaluate(flow, false);
+        let (action, end) = if enforced.denied {
+            (ModelAction::Deny, enforced)
+        } else if all.denied {
+            (ModelAction::Audit, all)
         } else {
-            ModelVerdict {
-                action: ModelAction::Allow,
-                cause,
-            }
+            (ModelAction::Allow, all)
+        };
+        ModelVerdict {
+            action,
+            cause: end.cause,
+            log: end.log,
         }
     }
 
+    fn holds(&self, validity: Validity) -> bool {
+        let begun = match validity.from {
+            Some(from) => self.now.0 >= from.0,
+            None => true,
+        };
+        let ended = match validity.until {
+            Some(until) => self.now.0 >= until.0,
+            None => false,
+        };
+        begun && !ended
+    }
+
     /// Whether the flow is denied, and why (not).
-    fn evaluate(&self, flow: &RawFlow, ignore_audited: bool) -> (bool, ModelCause) {
+    fn evaluate(&self, flow: &RawFlow, ignore_audited: bool) -> End {
         let mut anything_said = false;
         for tier in TIERS {
-            let mut denying: Vec<(&Policy, &Rule, usize)> = Vec::new();
-            let mut allowing: Vec<(&Policy, &Rule, usize)> = Vec::new();
+            let mut unordered: Vec<Match<'_>> = Vec::new();
+            let mut ordered: Vec<Match<'_>> = Vec::new();
             let mut isolating: Vec<&Policy> = Vec::new();
             for policy in &self.policy.policies {
-                if policy.tier != tier || !self.selects(policy, flow.endpoint) {
+                if policy.tier != tier
+                    || !self.holds(policy.validity)
+                    || !self.selects(policy, flow.endpoint)
+                {
                     continue;
                 }
                 let Some(rules) = &policy.rules[flow.direction as usize] else {
@@ -155,145 +194,145 @@ impl World<'_> {
                     }
                 }
                 for (place, rule) in rules.iter().enumerate() {
+                    if !self.holds(rule.validity) {
+                        continue;
+                    }
                     anything_said = true;
                     if !rule.peers.iter().any(|peer| self.is_peer(peer, flow.peer)) {
                         continue;
                     }
-                    if !rule.ports.iter().any(|ports| is_port(*ports, flow)) {
+                    if !rule.ports.iter().any(|ports| self.is_port(ports, flow)) {
                         continue;
                     }
-                    match rule.action {
-                        RuleAction::Allow => allowing.push((policy, rule, place)),
-                        RuleAction::Deny if audited && ignore_audited => {}
-                        RuleAction::Deny => denying.push((policy, rule, place)),
+                    if rule.action == RuleAction::Deny && audited && ignore_audited {
+                        continue;
+                    }
+                    if policy.priority.is_some() {
+                        ordered.push((policy, rule, place));
+                    } else {
+                        unordered.push((policy, rule, place));
                     }
                 }
             }
-            if let Some(rule) = first(&denying) {
-                return (true, ModelCause::Rule(rule));
+            let strongest = first(&unordered, RuleAction::Deny)
+                .or(first(&unordered, RuleAction::Pass))
+                .or(first(&unordered, RuleAction::Allow))
+                .or(ordered.into_iter().min_by_key(|(policy, _, place)| {
+                    (
+                        policy.priority,
+                        &policy.namespace,
+                        &policy.name,
+                        policy.kind,
+                        *place,
+                    )
+                }));
+            if let Some(strongest) = strongest {
+                match strongest.1.action {
+                    RuleAction::Deny => return End::by_rule(true, &strongest),
+                    RuleAction::Allow => return End::by_rule(false, &strongest),
+                    RuleAction::Pass => continue,
+                }
             }
-            if let Some(rule) = first(&allowing) {
-                return (false, ModelCause::Rule(rule));
-            }
-            if let Some(policy) = isolating.iter().min_by_key(|p| (&p.namespace, &p.name)) {
-                let isolation = NamedRule {
-                    namespace: policy.namespace.clone(),
-                    policy: policy.name.clone(),
-                    rule: "isolation".to_owned(),
-                    origin: policy.origin.clone(),
+            let first_by_name = |p: &&&Policy| (p.namespace.clone(), p.name.clone(), p.kind);
+            if let Some(policy) = isolating.iter().min_by_key(first_by_name) {
+                return End {
+                    denied: true,
+                    cause: ModelCause::Isolation(named(policy, "isolation", &policy.origin)),
+                    log: false,
                 };
-                return (true, ModelCause::Isolation(isolation));
             }
         }
-        match self.policy.node.default[flow.direction as usize] {
+        let (denied, cause) = match self.policy.node.default[flow.direction as usize] {
             Fallback::Deny => {
                 let ignored = self.mode == Mode::Audit && ignore_audited;
                 (!ignored, ModelCause::NodeDefault)
             }
             Fallback::Allow if anything_said => (false, ModelCause::NodeDefault),
             Fallback::Allow => (false, ModelCause::Unrestricted),
+        };
+        End {
+            denied,
+            cause,
+            log: false,
         }
     }
 
     fn selects(&self, policy: &Policy, endpoint: RawEndpoint) -> bool {
         match (&policy.subject, endpoint) {
             (Subject::Host, RawEndpoint::Host) => true,
-            (Subject::Workloads(selector), RawEndpoint::Workload(index)) => {
+            (Subject::Workloads(selectors), RawEndpoint::Workload(index)) => {
                 let workload = &self.policy.workloads[index];
-                is_selected(
-                    selector.namespace.as_ref(),
-                    selector.match_labels.iter(),
-                    workload,
-                )
+                selectors.iter().any(|s| self.is_selected(s, workload))
             }
             _ => false,
         }
     }
 
-    fn is_peer(&self, wanted: &Peer, peer: RawPeer) -> bool {
-        let workload = match peer {
-            RawPeer::Host => None,
-            RawPeer::Workload(index) => Some(&*self.policy.workloads[index]),
-            RawPeer::Address(address) => self.owner(address),
-        };
-        let is_host = match peer {
-            RawPeer::Host => true,
-            RawPeer::Workload(_) => false,
-            RawPeer::Address(address) => self.host_addresses.contains(&address),
-        };
-        match wanted {
-            Peer::Any => true,
-            Peer::Host => is_host,
-            Peer::World => !is_host && workload.is_none(),
-            Peer::Workloads(selector) => workload.is_some_and(|workload| {
-                is_selected(
-                    selector.namespace.as_ref(),
-                    selector.match_labels.iter(),
-                    workload,
-                )
-            }),
-            Peer::Cidr { prefix, except } => match peer {
-                RawPeer::Address(address) => {
-                    prefix.contains(&address) && !except.iter().any(|e| e.contains(&address))
-                }
-                RawPeer::Host | RawPeer::Workload(_) => false,
+    /// Who is behind a peer, and how well that is known.
+    fn facts(&self, peer: RawPeer) -> (Who<'_>, Assurance) {
+        match peer {
+            RawPeer::Host => (Who::Host, Assurance::Kernel),
+            RawPeer::Workload(index) => (
+                Who::Workload(&self.policy.workloads[index]),
+                Assurance::Kernel,
+            ),
+            RawPeer::Address(address) if self.host_addresses.contains(&address) => {
+                (Who::Host, Assurance::Kernel)
+            }
+            RawPeer::Address(address) => match self.owner(address) {
+                Some(Who::Workload(workload)) => (Who::Workload(workload), workload.assurance),
+                Some(other) => (other, Assurance::Address),
+                None => (Who::World, Assurance::Address),
             },
         }
     }
 
-    /// Who says that an address is his: the narrowest claim counts, then the first name. The
-    /// host's own addresses are nobody else's.
-    fn owner(&self, address: IpAddr) -> Option<&Workload> {
-        if self.host_addresses.contains(&address) {
-            return None;
-        }
-        let mut best: Option<(u8, &Workload)> = None;
-        for workload in &self.policy.workloads {
-            for claim in &workload.addresses {
-                if !claim.contains(&address) {
-                    continue;
-                }
-                let better = best.is_none_or(|(length, other)| {
-                    claim.prefix_len() > length
-                        || claim.prefix_len() == length
-                            && (&workload.namespace, &workload.name)
-                                < (&other.namespace, &other.name)
-                });
-                if better {
-                    best = Some((claim.prefix_len(), workload));
-                }
+    /// Who says that an address is his: the narrowest claim counts, then hosts, then the first
+    /// name.
+    fn owner(&self, address: IpAddr) -> Option<Who<'_>> {
+        let mut claims: Vec<(u8, u8, &str, &str, Who<'_>)> = Vec::new();
+        for host in &self.policy.hosts {
+            for claim in host.addresses.iter().filter(|c| c.contains(&address)) {
+                let who = Who::RemoteHost(host);
+                claims.push((u8::MAX - claim.prefix_len(), 0, "", &host.name, who));
             }
         }
-        best.map(|(_, workload)| workload)
-    }
-}
-
-fn is_selected<'a>(
-    namespace: Option<&String>,
-    mut labels: impl Iterator<Item = (&'a String, &'a String)>,
-    workload: &Workload,
-) -> bool {
-    namespace.is_none_or(|n| *n == workload.namespace)
-        && labels.all(|(key, value)| workload.labels.get(key) == Some(value))
-}
-
-fn is_port(ports: PortMatch, flow: &RawFlow) -> bool {
-    match ports.protocol {
-        None => true,
-        Some(protocol) => {
-            protocol == flow.protocol && ports.first <= flow.port && flow.port <= ports.last
+        for workload in &self.policy.workloads {
+            for claim in workload.addresses.iter().filter(|c| c.contains(&address)) {
+                let (namespace, name) = (&workload.namespace, &workload.name);
+                let who = Who::Workload(workload);
+                claims.push((u8::MAX - claim.prefix_len(), 1, namespace, name, who));
+            }
         }
+        let best = claims
+            .into_iter()
+            .min_by_key(|(a, b, c, d, _)| (*a, *b, *c, *d));
+        best.map(|(.., who)| who)
     }
 }
 
-fn first(rules: &[(&Policy, &Rule, usize)]) -> Option<NamedRule> {
-    let (policy, rule, _) = rules
-        .iter()
-        .min_by_key(|(policy, _, place)| (&policy.namespace, &policy.name, *place))?;
-    Some(NamedRule {
+/// Who is behind a peer.
+#[derive(Clone, Copy)]
+enum Who<'a> {
+    Host,
+    RemoteHost(&'a enforcer::policy::model::RemoteHost),
+    Workload(&'a Workload),
+    World,
+}
+
+fn named(policy: &Policy, rule: &str, origin: &Origin) -> NamedRule {
+    NamedRule {
+        kind: policy.kind,
         namespace: policy.namespace.clone(),
         policy: policy.name.clone(),
-        rule: rule.name.clone(),
-        origin: rule.origin.clone(),
-    })
+        rule: rule.to_owned(),
+        origin: origin.clone(),
+    }
+}
+
+/// The first by name of those that do this.
+fn first<'a>(rules: &[Match<'a>], action: RuleAction) -> Option<Match<'a>> {
+    let same = rules.iter().filter(|(_, rule, _)| rule.action == action);
+    same.min_by_key(|(policy, _, place)| (&policy.namespace, &policy.name, policy.kind, *place))
+        .copied()
 }

@@ -8,7 +8,7 @@ use thiserror::Error;
 
 use crate::{
     compile::image::{Identity, RuleDirection, RuleInfo, WorkloadName},
-    policy::model::{Mode, Origin, RuleAction, Tier},
+    policy::model::{Accountability, Mode, Origin, PolicyKind, RuleAction, Tier},
 };
 
 /// One side of a flow.
@@ -158,13 +158,16 @@ pub struct TierView {
     /// Whether the flow was decided before the tier was reached. Its rules are told all the
     /// same.
     pub reached: bool,
-    /// Policies about the endpoint, by (namespace, name).
+    /// Policies about the endpoint, in the order in which they are asked.
     pub policies: Vec<PolicyView>,
 }
 
 /// A policy about the endpoint.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PolicyView {
+    /// Kind.
+    #[serde(default)]
+    pub kind: PolicyKind,
     /// Namespace; `None` for policies of all namespaces.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub namespace: Option<String>,
@@ -172,8 +175,14 @@ pub struct PolicyView {
     pub name: String,
     /// The document.
     pub origin: Origin,
+    /// Its place among the policies of the tier that have an order.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub priority: Option<u32>,
     /// Mode in effect.
     pub mode: Mode,
+    /// Who answers for it.
+    #[serde(flatten)]
+    pub accountability: Accountability,
     /// Whether it denies what no rule of the tier allows.
     pub isolates: bool,
     /// Whether that isolation decided.
@@ -191,6 +200,12 @@ pub struct RuleView {
     pub origin: Origin,
     /// What it does.
     pub action: RuleAction,
+    /// Whether flows that it allows are reported.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub log: bool,
+    /// Who answers for it: what the policy says and what the rule says.
+    #[serde(flatten)]
+    pub accountability: Accountability,
     /// Whether it is about the flow.
     pub matches: bool,
     /// Why it is not.
@@ -207,6 +222,8 @@ pub struct RuleView {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Mismatch {
+    /// The rule or its policy does not hold yet, or no more.
+    Time,
     /// None of the rule's peers is the other side.
     Peer,
     /// The rule is about other protocols.

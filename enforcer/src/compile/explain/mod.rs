@@ -15,8 +15,8 @@ pub use self::explanation::{
     RuleView, TierView,
 };
 use self::story::Story;
-use super::image::{Identity, Image, RuleDirection, WorkloadName};
-use crate::policy::model::{Mode, Place, ResolvedPolicy, Workload};
+use super::image::{Assurance, Identity, IdentitySubject, Image, RuleDirection, WorkloadName};
+use crate::policy::model::{Mode, Moment, Place, ResolvedPolicy, Workload};
 
 /// What a question is asked of: a policy and the image that was compiled from it.
 #[derive(Clone, Copy, Debug)]
@@ -25,6 +25,8 @@ pub struct Explainer<'a> {
     pub policy: &'a ResolvedPolicy,
     /// The node's mode that `image` was compiled with.
     pub mode: Mode,
+    /// The moment that `image` was compiled for.
+    pub now: Moment,
     /// The image.
     pub image: &'a Image,
 }
@@ -88,7 +90,8 @@ impl Explainer<'_> {
         let decision = judge.decide(self.image);
         let reason = Reason::from_byte(decision.reason);
         let rule = self.image.rules.get(&decision.rule);
-        let mut story = Story::new(self, endpoint, direction, &peer_identity, query);
+        let subject = endpoint.map(IdentitySubject::of);
+        let mut story = Story::new(self, subject.as_ref(), direction, &peer_identity, query);
         let audit = story.tell(decision.action());
         Ok(Explanation {
             endpoint: query.endpoint.to_string(),
@@ -178,7 +181,8 @@ fn name_of(workload: &Workload) -> WorkloadName {
 /// Every number that the image gives has an identity in it.
 fn unknown_peer() -> Identity {
     Identity {
-        subject: super::image::IdentitySubject::World,
+        subject: IdentitySubject::World,
         prefixes: std::collections::BTreeSet::new(),
+        assurance: Assurance::Address,
     }
 }

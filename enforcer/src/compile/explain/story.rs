@@ -1,5 +1,7 @@
 //! What the documents say about a flow: the side of an explanation that no kernel knows.
 
+use std::collections::BTreeSet;
+
 use enforcer_common::{Action, Direction};
 
 use super::{
@@ -9,11 +11,14 @@ use super::{
 };
 use crate::{
     compile::{
-        image::Identity,
-        peers, rules,
-        tiers::{Cause, Ground, Matching, Outcome},
+        image::{Identity, IdentitySubject},
+        peers::{self, Surroundings},
+        rules,
+        tiers::{Cause, Ground, Matching, Outcome, Weight},
     },
-    policy::model::{Mode, NodeSettings, Policy, Rule, RuleAction, Subject, Tier, Workload},
+    policy::model::{
+        Mode, Moment, NamedPort, NodeSettings, Policy, PortMatch, Rule, RuleAction, Subject, Tier,
+    },
 };
 
 /// The documents' side of an explanation.
@@ -32,19 +37,31 @@ pub(super) struct Story<'a> {
 impl<'a> Story<'a> {
     pub fn new(
         explainer: &Explainer<'a>,
-        endpoint: Option<&Workload>,
+        endpoint: Option<&IdentitySubject>,
         direction: Direction,
         peer: &Identity,
         query: &FlowQuery,
     ) -> Self {
+        let surroundings = Surroundings::of(explainer.policy);
+        let addressed = match direction {
+            Direction::Egress => Some(&peer.subject),
+            Direction::Ingress => endpoint,
+        };
+        let flow = Flow {
+            surroundings,
+            now: explainer.now,
+            peer,
+            query,
+            ports: addressed.and_then(IdentitySubject::ports),
+        };
         let mut policies: Vec<(&Policy, &[Rule])> = explainer
             .policy
             .policies
             .iter()
-            .filter(|policy| is_about(policy, endpoint))
+            .filter(|policy| is_about(policy, endpoint, surroundings))
             .filter_map(|policy| Some((&**policy, policy.rules[direction as usize].as_deref()?)))
             .collect();
-        policies.sort_by_key(|(p, _)| (p.tier, &p.namespace, &p.name));
+        policies.sort_by_key(|(policy, _)| policy.rank());
         let node = &explainer.policy.node;
         let mut story = Self {
             ground: Ground {
@@ -61,7 +78,7 @@ impl<'a> Story<'a> {
         };
         for (index, (policy, rules)) in story.policies.iter().enumerate() {
             let mode = policy.mode.unwrap_or(explainer.mode);
-            let isolates = policy.tier == Tier::Application;
+            let isolates = policy.tier == Tier::Application && policy.validity.holds(explainer.now);
             let number = rules::count(index);
             if isolates {
                 story.ground.isolation.get_or_insert(number);
@@ -71,25 +88,34 @@ impl<'a> Story<'a> {
             }
             let mut views = Vec::with_capacity(rules.len());
             for (place, rule) in rules.iter().enumerate() {
-                let mismatch = mismatch(rule, peer, query);
+                let mismatch = flow.mismatch(policy, rule);
                 if mismatch.is_none() {
                     let number = rules::count(story.rules.len());
-                    let deny = rule.action == RuleAction::Deny;
-                    let enforced = mode == Mode::Enforce;
-                    story.matching.add(number, policy.tier, deny, enforced);
+                    let weight = Weight {
+                        tier: policy.tier,
+                        ordered: policy.priority.is_some(),
+                        action: rule.action,
+                        enforced: mode == Mode::Enforce,
+                    };
+                    story.matching.add(number, weight);
                 }
                 story.rules.push((index, place));
                 views.push(RuleView {
                     name: rule.name.clone(),
                     origin: rule.origin.clone(),
                     action: rule.action,
+                    log: rule.log,
+                    accountability: policy.accountability.with(&rule.accountability),
                     matches: mismatch.is_none(),
                     mismatch,
-                    why_not: mismatch.map(|mismatch| in_words(mismatch, rule)),
+                    why_not: mismatch.map(|m| in_words(m, policy, rule, flow.now)),
                     decides: false,
                 });
             }
             let view = PolicyView {
+                kind: policy.kind,
+                priority: policy.priority,
+                accountability: policy.accountability.clone(),
                 namespace: policy.namespace.clone(),
                 name: policy.name.clone(),
                 origin: policy.origin.clone(),
@@ -180,28 +206,54 @@ impl<'a> Story<'a> {
     }
 }
 
-fn is_about(policy: &Policy, endpoint: Option<&Workload>) -> bool {
+fn is_about(
+    policy: &Policy,
+    endpoint: Option<&IdentitySubject>,
+    surroundings: Surroundings<'_>,
+) -> bool {
     match (&policy.subject, endpoint) {
         (Subject::Host, None) => true,
-        (Subject::Workloads(selector), Some(workload)) => {
-            selector.matches(&workload.namespace, &workload.labels)
+        (Subject::Workloads(selectors), Some(endpoint)) => {
+            let mut selectors = selectors.iter();
+            selectors.any(|selector| peers::selects(selector, endpoint, surroundings))
         }
         _ => false,
     }
 }
 
-fn mismatch(rule: &Rule, peer: &Identity, query: &FlowQuery) -> Option<Mismatch> {
-    if !rule.peers.iter().any(|p| peers::matches(p, peer)) {
-        return Some(Mismatch::Peer);
+/// What rules are held against.
+struct Flow<'a> {
+    surroundings: Surroundings<'a>,
+    now: Moment,
+    peer: &'a Identity,
+    query: &'a FlowQuery,
+    /// Named ports of the workload that the flow goes to.
+    ports: Option<&'a BTreeSet<NamedPort>>,
+}
+
+impl Flow<'_> {
+    fn mismatch(&self, policy: &Policy, rule: &Rule) -> Option<Mismatch> {
+        if !policy.validity.holds(self.now) || !rule.validity.holds(self.now) {
+            return Some(Mismatch::Time);
+        }
+        let mut peers = rule.peers.iter();
+        if !peers.any(|peer| peers::matches(peer, self.peer, self.surroundings)) {
+            return Some(Mismatch::Peer);
+        }
+        let protocol = self.query.protocol;
+        let of_protocol = |ports: &PortMatch| match ports {
+            PortMatch::Range(range) => range.protocol.is_none_or(|p| p == protocol),
+            PortMatch::Named(named) => named.protocol.is_none_or(|p| p == protocol),
+        };
+        if !rule.ports.iter().any(of_protocol) {
+            return Some(Mismatch::Protocol);
+        }
+        let hit = |ports: &PortMatch| match ports {
+            PortMatch::Range(range) => range.contains(protocol, self.query.port),
+            PortMatch::Named(named) => self.ports.into_iter().flatten().any(|port| {
+                named.matches(port) && port.protocol == protocol && port.port == self.query.port
+            }),
+        };
+        (!rule.ports.iter().any(hit)).then_some(Mismatch::Port)
     }
-    let mut of_protocol = rule
-        .ports
-        .iter()
-        .filter(|ports| ports.protocol.is_none_or(|p| p == query.protocol))
-        .peekable();
-    if of_protocol.peek().is_none() {
-        return Some(Mismatch::Protocol);
-    }
-    let hit = of_protocol.any(|p| p.protocol.is_none() || (p.first..=p.last).contains(&query.port));
-    (!hit).then_some(Mismatch::Port)
 }

@@ -2,12 +2,21 @@
 
 use std::fmt;
 
-use super::explanation::Mismatch;
-use crate::policy::model::{LabelSelector, Peer, PortMatch, Rule};
+use enforcer_common::Protocol;
 
-/// Why a rule is not about a flow.
-pub(super) fn in_words(mismatch: Mismatch, rule: &Rule) -> String {
+use super::explanation::Mismatch;
+use crate::policy::model::{
+    LabelSelector, Moment, Peer, Policy, PortMatch, PortRange, Rule, Validity, WorkloadSelector,
+};
+
+/// Why a rule of a policy is not about a flow now.
+pub(super) fn in_words(mismatch: Mismatch, policy: &Policy, rule: &Rule, now: Moment) -> String {
     match mismatch {
+        Mismatch::Time => {
+            let mut validities = [rule.validity, policy.validity].into_iter();
+            let not_now = validities.find(|validity| !validity.holds(now));
+            when(not_now.unwrap_or_default(), now)
+        }
         Mismatch::Peer => {
             let peers: Vec<_> = rule.peers.iter().map(PeerText).collect();
             format!("the peer is none of: {}", joined(&peers))
@@ -24,6 +33,18 @@ pub(super) fn in_words(mismatch: Mismatch, rule: &Rule) -> String {
     }
 }
 
+fn when(validity: Validity, now: Moment) -> String {
+    match validity {
+        Validity {
+            from: Some(from), ..
+        } if now < from => format!("it holds from {from} on"),
+        Validity {
+            until: Some(until), ..
+        } => format!("it ended at {until}"),
+        Validity { .. } => "it does not hold now".to_owned(),
+    }
+}
+
 /// At most this many peers or ports of a rule are listed.
 const LISTED: usize = 8;
 
@@ -35,6 +56,7 @@ fn joined(items: &[impl fmt::Display]) -> String {
     texts.join("; ")
 }
 
+/// A peer.
 struct PeerText<'a>(&'a Peer);
 
 impl fmt::Display for PeerText<'_> {
@@ -42,21 +64,13 @@ impl fmt::Display for PeerText<'_> {
         match self.0 {
             Peer::Any => f.write_str("any"),
             Peer::Host => f.write_str("host"),
+            Peer::RemoteHost => f.write_str("remote host"),
             Peer::World => f.write_str("world"),
-            Peer::Workloads(LabelSelector {
-                namespace,
-                match_labels,
-            }) => {
-                f.write_str("workloads")?;
-                for (i, (key, value)) in match_labels.iter().enumerate() {
-                    f.write_str(if i == 0 { " with " } else { "," })?;
-                    write!(f, "{key}={value}")?;
-                }
-                match namespace {
-                    Some(namespace) => write!(f, " in namespace {namespace}"),
-                    None => f.write_str(" in any namespace"),
-                }
+            Peer::Hosts(selector) => {
+                f.write_str("hosts")?;
+                labels(f, " with ", selector)
             }
+            Peer::Workloads(selector) => workloads(f, selector),
             Peer::Cidr { prefix, except } => {
                 write!(f, "{prefix}")?;
                 for (i, prefix) in except.iter().enumerate() {
@@ -65,50 +79,120 @@ impl fmt::Display for PeerText<'_> {
                 }
                 Ok(())
             }
+            Peer::Group(group) => match &group.namespace {
+                Some(namespace) => write!(f, "group {namespace}/{}", group.name),
+                None => write!(f, "group {}", group.name),
+            },
+            Peer::Assured { at_least, peer } => {
+                write!(
+                    f,
+                    "{} (assurance {} or better)",
+                    PeerText(peer),
+                    at_least.name()
+                )
+            }
         }
     }
 }
 
+fn workloads(f: &mut fmt::Formatter<'_>, selector: &WorkloadSelector) -> fmt::Result {
+    let WorkloadSelector {
+        namespace,
+        namespace_labels,
+        labels: own_labels,
+        spiffe_id,
+        service_account,
+        unit,
+    } = selector;
+    f.write_str("workloads")?;
+    labels(f, " with ", own_labels)?;
+    if let Some(id) = spiffe_id {
+        write!(f, " that are {id}")?;
+    }
+    if let Some(account) = service_account {
+        write!(f, " of service account {account}")?;
+    }
+    if let Some(unit) = unit {
+        write!(f, " in unit {unit}")?;
+    }
+    match namespace {
+        Some(namespace) => write!(f, " in namespace {namespace}")?,
+        None if namespace_labels.is_empty() => f.write_str(" in any namespace")?,
+        None => f.write_str(" in namespaces")?,
+    }
+    labels(f, " with ", namespace_labels)
+}
+
+fn labels(f: &mut fmt::Formatter<'_>, lead: &str, selector: &LabelSelector) -> fmt::Result {
+    let mut lead = Some(lead);
+    for (key, value) in &selector.match_labels {
+        write!(f, "{}{key}={value}", lead.take().unwrap_or(","))?;
+    }
+    for expression in &selector.expressions {
+        let lead = lead.take().unwrap_or(",");
+        write!(f, "{lead}{} {}", expression.key, expression.operator.name())?;
+        for (i, value) in expression.values.iter().enumerate() {
+            write!(f, "{}{value}", if i == 0 { " (" } else { ", " })?;
+        }
+        if !expression.values.is_empty() {
+            f.write_str(")")?;
+        }
+    }
+    Ok(())
+}
+
+/// What a rule says of protocol and port.
 struct PortText<'a>(&'a PortMatch);
 
 impl fmt::Display for PortText<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        use enforcer_common::Protocol;
-        let PortMatch {
-            protocol,
-            first,
-            last,
-        } = *self.0;
-        let Some(protocol) = protocol else {
-            return f.write_str("any");
-        };
-        let name = match protocol {
-            Protocol::TCP => "tcp",
-            Protocol::UDP => "udp",
-            Protocol::SCTP => "sctp",
-            Protocol::UDPLITE => "udplite",
-            Protocol::ICMP => "icmp",
-            Protocol::ICMPV6 => "icmpv6",
-            _ => "",
-        };
-        if first > 0 || last < u16::MAX {
-            match protocol {
-                Protocol::ICMP | Protocol::ICMPV6 => {
-                    let [kind, code] = first.to_be_bytes();
-                    write!(f, "{kind}")?;
-                    if first == last {
-                        write!(f, ".{code}")?;
-                    }
+        match self.0 {
+            PortMatch::Range(range) => range_text(f, *range),
+            PortMatch::Named(named) => match named.protocol {
+                Some(number) => {
+                    write!(f, "{}/", named.name)?;
+                    protocol_text(f, number)
                 }
-                _ if first == last => write!(f, "{first}")?,
-                _ => write!(f, "{first}-{last}")?,
+                None => write!(f, "{} of any protocol", named.name),
+            },
+        }
+    }
+}
+
+fn range_text(f: &mut fmt::Formatter<'_>, range: PortRange) -> fmt::Result {
+    let PortRange {
+        protocol,
+        first,
+        last,
+    } = range;
+    let Some(protocol) = protocol else {
+        return f.write_str("any");
+    };
+    if first > 0 || last < u16::MAX {
+        match protocol {
+            Protocol::ICMP | Protocol::ICMPV6 => {
+                let [kind, code] = first.to_be_bytes();
+                write!(f, "{kind}")?;
+                if first == last {
+                    write!(f, ".{code}")?;
+                }
             }
-            f.write_str("/")?;
+            _ if first == last => write!(f, "{first}")?,
+            _ => write!(f, "{first}-{last}")?,
         }
-        if name.is_empty() {
-            write!(f, "protocol {protocol}")
-        } else {
-            f.write_str(name)
-        }
+        f.write_str("/")?;
+    }
+    protocol_text(f, protocol)
+}
+
+fn protocol_text(f: &mut fmt::Formatter<'_>, protocol: u8) -> fmt::Result {
+    match protocol {
+        Protocol::TCP => f.write_str("tcp"),
+        Protocol::UDP => f.write_str("udp"),
+        Protocol::SCTP => f.write_str("sctp"),
+        Protocol::UDPLITE => f.write_str("udplite"),
+        Protocol::ICMP => f.write_str("icmp"),
+        Protocol::ICMPV6 => f.write_str("icmpv6"),
+        other => write!(f, "protocol {other}"),
     }
 }

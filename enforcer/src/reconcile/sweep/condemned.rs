@@ -249,6 +249,7 @@ spec:
         let inputs = Inputs {
             policy: &policy,
             mode,
+            now: crate::policy::model::Moment::default(),
             host_addresses: &[],
             subjects: Subjects::Placed,
             limits: &Limits::NONE,
