@@ -202,8 +202,8 @@ mod tests {
             fitting(policy, &capacities, "here").map(drop)
         };
         let default = CapacityArgs::default();
-        let room = default.capacities().rules as usize;
-        tree(room);
+        let most = default.capacities().rules as usize;
+        tree(most);
         let error = checked(default.clone()).expect_err("too large");
         assert_eq!(error.errors()[0].code, Code::DoesNotFit);
         let human = error.render(false);
@@ -213,7 +213,7 @@ mod tests {
             ..default.clone()
         };
         checked(larger).expect("fits larger maps");
-        tree(room / 2);
+        tree(most / 2);
         checked(default.clone()).expect("fits");
         for digest in [false, true] {
             let exit = |max_prefixes| {

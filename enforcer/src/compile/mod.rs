@@ -182,8 +182,8 @@ impl Memory {
         }
         let mut sets: HashMap<u32, Sets> = HashMap::new();
         for direction in [Direction::Egress, Direction::Ingress] {
-            let (shelf, set_shelf) = &mut shelves[direction as usize];
-            let book = Rulebook::new(inputs, direction, index, shelf);
+            let (rule_shelf, set_shelf) = &mut shelves[direction as usize];
+            let book = Rulebook::new(inputs, direction, index, rule_shelf);
             let about = book.about_workloads(index);
             let mut builder = SetBuilder::new(
                 &book,

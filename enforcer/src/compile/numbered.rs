@@ -7,7 +7,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 /// Numbers of one page: a change copies one page.
 const PAGE: u32 = 256;
 
-/// A table by number. A copy costs a counter for each [`PAGE`] of numbers.
+/// A table by number. A copy costs a counter for each page of numbers.
 #[derive(Clone)]
 pub struct Numbered<T> {
     pages: BTreeMap<u32, Arc<BTreeMap<u32, T>>>,

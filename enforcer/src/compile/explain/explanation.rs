@@ -88,7 +88,7 @@ pub struct Explanation {
     pub port: u16,
     /// The verdict.
     pub verdict: Answer,
-    /// [`Reason::name`].
+    /// [`enforcer_common::Reason::name`].
     pub reason: String,
     /// The rule that decided, with file and line.
     #[serde(default, skip_serializing_if = "Option::is_none")]
