@@ -18,6 +18,7 @@ pub mod metrics;
 pub mod narrator;
 pub mod observe;
 pub mod policy;
+pub mod policy_test;
 pub mod reconcile;
 pub mod sd_notify;
 pub mod settings;

@@ -9,7 +9,8 @@ use std::process::ExitCode;
 pub enum Exit {
     /// Done, or the answer is yes.
     Done = 0,
-    /// Refused or failed, or the answer is no (`check` found errors, `explain` says deny).
+    /// Refused or failed, or the answer is no (`check` found errors, a test
+    /// failed, `explain` says deny).
     Refuse = 1,
     /// The command line is wrong. (clap uses the same number.)
     Usage = 2,

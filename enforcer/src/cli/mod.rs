@@ -20,6 +20,7 @@ pub mod run;
 pub mod shell;
 pub mod socket;
 pub mod status;
+pub mod test;
 pub mod wait;
 
 pub use self::{exit::Exit, output::OutputFormat};
@@ -55,6 +56,8 @@ pub enum Command {
     Run(Box<run::RunArgs>),
     /// Say everything that `run` would refuse in these policy trees and files.
     Check(check::CheckArgs),
+    /// Run the tests that stand beside the policies.
+    Test(test::TestArgs),
     /// Put the policy tree, or another mode, in force now; on trial if asked.
     Apply(apply::ApplyArgs),
     /// Keep what is on trial.
@@ -98,6 +101,7 @@ fn run(cli: &Cli) -> anyhow::Result<Exit> {
     match &cli.command {
         Command::Run(args) => run::run(args, format),
         Command::Check(args) => check::run(args, format),
+        Command::Test(args) => test::run(args, format),
         Command::Apply(args) => apply::run(args, format),
         Command::Confirm(args) => confirm::run(args, format),
         Command::Status(args) => status::run(args, format),

@@ -58,6 +58,7 @@ impl Loader {
                 said
             },
         )
+        .map(|tree| (tree.policy, tree.files))
     }
 }
 
@@ -70,6 +71,13 @@ pub(super) fn afresh(
     Arc::new(statement::read(file, commit, errors))
 }
 
+/// A tree without errors.
+pub(super) struct Tree {
+    pub(super) policy: ResolvedPolicy,
+    pub(super) files: Vec<Arc<SourceFile>>,
+    pub(super) statements: Vec<Arc<FileStatements>>,
+}
+
 /// Reads trees and files, each file by `statements`.
 pub(super) fn read(
     paths: &[PathBuf],
@@ -79,7 +87,7 @@ pub(super) fn read(
         Option<&Arc<str>>,
         &mut Collector,
     ) -> Arc<FileStatements>,
-) -> Result<(ResolvedPolicy, Vec<Arc<SourceFile>>), PolicyErrors> {
+) -> Result<Tree, PolicyErrors> {
     let mut errors = Collector::default();
     let commit = paths.first().and_then(|path| commit::of(path));
     let commit = commit.map(Arc::from);
@@ -92,7 +100,11 @@ pub(super) fn read(
     policy.commit = commit;
     match errors.finish() {
         Some(errors) => Err(errors),
-        None => Ok((policy, tree.files)),
+        None => Ok(Tree {
+            policy,
+            files: tree.files,
+            statements: files,
+        }),
     }
 }
 

@@ -1,8 +1,8 @@
 //! From files to resolved policy.
 //!
 //! `source` finds and reads the files, `document` parses their YAML into trees of positioned
-//! nodes, `statement` has each of them read as its kind (`segment_policy`, `workload`, `node`),
-//! and `resolve` looks at all of them together. Every stage goes on after an error, so that one report has everything
+//! nodes, `statement` has each of them read as its kind (`segment_policy`, `workload`, `node`,
+//! `policy_test`), and `resolve` looks at all of them together. Every stage goes on after an error, so that one report has everything
 //! that is wrong with a tree.
 
 mod commit;
@@ -14,12 +14,14 @@ mod name;
 mod node;
 mod peer;
 mod place;
+pub mod policy_test;
 mod port;
 mod reader;
 mod resolve;
 mod segment_policy;
 mod source;
 mod statement;
+mod study;
 mod workload;
 
 use std::path::{Path, PathBuf};
@@ -30,6 +32,7 @@ use model::ResolvedPolicy;
 use source::Names;
 pub use source::SourceFile;
 pub use statement::API_VERSION;
+pub use study::{Annotation, Annotations, Study};
 
 /// The git commit that is checked out where `path` is, if it is in a git work tree.
 pub fn commit_of(path: &Path) -> Option<String> {
@@ -43,7 +46,7 @@ pub fn commit_of(path: &Path) -> Option<String> {
 /// directory that was emptied by accident must not end enforcement.
 pub fn load(path: &Path) -> Result<ResolvedPolicy, PolicyErrors> {
     let paths = [path.to_owned()];
-    loader::read(&paths, Names::BelowRoot, loader::afresh).map(|(policy, _)| policy)
+    loader::read(&paths, Names::BelowRoot, loader::afresh).map(|tree| tree.policy)
 }
 
 /// Reads several trees and files as one policy. Files are called by the path as given.
@@ -51,7 +54,16 @@ pub fn load(path: &Path) -> Result<ResolvedPolicy, PolicyErrors> {
 /// # Errors
 /// As [`load`].
 pub fn load_paths(paths: &[PathBuf]) -> Result<ResolvedPolicy, PolicyErrors> {
-    loader::read(paths, Names::AsGiven, loader::afresh).map(|(policy, _)| policy)
+    loader::read(paths, Names::AsGiven, loader::afresh).map(|tree| tree.policy)
+}
+
+/// Reads several trees and files as one policy, with what only those need who work on it. Files
+/// are called by the path as given.
+///
+/// # Errors
+/// As [`load`].
+pub fn study(paths: &[PathBuf]) -> Result<Study, PolicyErrors> {
+    loader::read(paths, Names::AsGiven, loader::afresh).map(Study::from)
 }
 
 /// Reads the policy of one file that is already in memory, called `name` in errors.

@@ -97,7 +97,8 @@ impl Reader<'_> {
         self.protocol_word(node, text).map(Some).ok_or(Reported)
     }
 
-    fn protocol_word(&mut self, node: &Node, text: &str) -> Option<u8> {
+    /// A protocol by name or number.
+    pub(super) fn protocol_word(&mut self, node: &Node, text: &str) -> Option<u8> {
         let known = NAMES
             .iter()
             .find(|(name, _)| name.eq_ignore_ascii_case(text));
@@ -314,7 +315,7 @@ impl Reader<'_> {
 
 /// A number in plain decimal digits: no sign, no `0x`, no leading zero, which YAML parsers read
 /// in more than one way.
-fn decimal(text: &str) -> Option<u32> {
+pub(super) fn decimal(text: &str) -> Option<u32> {
     let plain = text.bytes().all(|byte| byte.is_ascii_digit())
         && text.len() <= 9
         && (text.len() == 1 || !text.starts_with('0'));

@@ -34,7 +34,9 @@ pub(super) fn resolve(
     shown: &str,
     errors: &mut Collector,
 ) -> ResolvedPolicy {
-    if files.iter().all(|file| file.documents == 0) && errors.is_empty() {
+    // Tests alone are no policy.
+    let is_empty = |file: &Arc<FileStatements>| file.documents == file.tests().count();
+    if files.iter().all(is_empty) && errors.is_empty() {
         errors.add(
             Code::EmptyTree,
             &SourceFile::new(shown, ""),
@@ -55,6 +57,8 @@ pub(super) fn resolve(
                 Statement::Policy(segment, _) => policy.policies.push(segment.clone()),
                 Statement::Workload(found) => policy.workloads.push(found.workload.clone()),
                 Statement::Node(settings, _) => policy.node = (**settings).clone(),
+                // For those who work on the tree; see `study`.
+                Statement::Test(..) => {}
             }
         }
     }
@@ -74,6 +78,10 @@ impl Claims {
                     policy.namespace.clone(),
                     policy.name.clone(),
                 );
+                self.name(key, file, *at, errors);
+            }
+            Statement::Test(test, at) => {
+                let key = ("PolicyTest", test.namespace.clone(), test.name.clone());
                 self.name(key, file, *at, errors);
             }
             Statement::Workload(found) => {

@@ -55,7 +55,7 @@ impl SourceFile {
     }
 
     /// A line by its number, without its end; empty where there is none.
-    pub(super) fn line(&self, number: u32) -> &str {
+    pub fn line(&self, number: u32) -> &str {
         let index = (number as usize).saturating_sub(1);
         let Some(&start) = self.lines.get(index) else {
             return "";

@@ -6,15 +6,17 @@ use super::{
     diagnostic::{Code, Collector, Position, closest, listed},
     document::{self, Node},
     model::{NodeSettings, Origin, Policy},
+    policy_test::PolicyTest,
     reader::{Fields, Reader, quoted},
     source::SourceFile,
+    study::{self, Annotation},
     workload::WorkloadDocument,
 };
 
 /// The version of the language.
 pub const API_VERSION: &str = "enforcer.dev/v1alpha1";
 
-const KINDS: [&str; 3] = ["SegmentPolicy", "Workload", "Node"];
+const KINDS: [&str; 4] = ["SegmentPolicy", "Workload", "Node", "PolicyTest"];
 
 /// A document that was read without errors. Positions are those of its name.
 #[derive(Clone, Debug)]
@@ -22,6 +24,7 @@ pub(super) enum Statement {
     Policy(Arc<Policy>, Position),
     Workload(WorkloadDocument),
     Node(Box<NodeSettings>, Position),
+    Test(PolicyTest, Position),
 }
 
 /// What a file says.
@@ -33,6 +36,8 @@ pub(super) struct FileStatements {
     pub(super) statements: Vec<Statement>,
     /// The commit that their origins name.
     commit: Option<Arc<str>>,
+    /// Annotations, by the line at which their document begins.
+    pub(super) annotations: Vec<(u32, Vec<Annotation>)>,
 }
 
 /// Reads the documents of a file.
@@ -43,8 +48,13 @@ pub(super) fn read(
 ) -> FileStatements {
     let mut documents = 0;
     let mut statements = Vec::new();
+    let mut annotations = Vec::new();
     document::parse(file, errors, |node, errors| {
         documents += 1;
+        let noted = study::annotations(&node);
+        if !noted.is_empty() {
+            annotations.push((node.at.line, noted));
+        }
         let mut reader = Reader {
             file,
             errors,
@@ -57,6 +67,7 @@ pub(super) fn read(
         documents,
         statements,
         commit: commit.cloned(),
+        annotations,
     }
 }
 
@@ -70,6 +81,10 @@ fn statement(reader: &mut Reader<'_>, node: &Node) -> Option<Statement> {
         "SegmentPolicy" => {
             let (policy, at) = reader.segment_policy(&document)?;
             Some(Statement::Policy(Arc::new(policy), at))
+        }
+        "PolicyTest" => {
+            let (test, at) = reader.policy_test(&document)?;
+            Some(Statement::Test(test, at))
         }
         "Workload" => reader.workload(&document).map(Statement::Workload),
         _ => {
@@ -85,6 +100,15 @@ impl FileStatements {
         self.commit.as_ref() != commit
     }
 
+    /// Its tests.
+    pub(super) fn tests(&self) -> impl Iterator<Item = PolicyTest> {
+        let statements = self.statements.iter();
+        statements.filter_map(|statement| match statement {
+            Statement::Test(test, _) => Some(test.clone()),
+            _ => None,
+        })
+    }
+
     /// Everything that it says was written in this commit.
     pub(super) fn set_commit(&mut self, commit: Option<&Arc<str>>) {
         self.commit = commit.cloned();
@@ -96,6 +120,10 @@ impl FileStatements {
                     set(&mut policy.origin);
                     let rules = policy.rules.iter_mut().flatten().flatten();
                     rules.for_each(|rule| set(&mut rule.origin));
+                }
+                Statement::Test(test, _) => {
+                    set(&mut test.origin);
+                    test.flows.iter_mut().for_each(|flow| set(&mut flow.origin));
                 }
                 Statement::Workload(found) => set(&mut Arc::make_mut(&mut found.workload).origin),
                 Statement::Node(settings, _) => {

@@ -10,7 +10,7 @@ use super::{
 };
 
 /// The namespace of a workload that names none.
-const DEFAULT_NAMESPACE: &str = "default";
+pub(super) const DEFAULT_NAMESPACE: &str = "default";
 
 /// A workload, and where its claims are written that no two may make.
 #[derive(Clone, Debug)]
