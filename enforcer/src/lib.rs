@@ -13,6 +13,7 @@ pub mod daemon;
 pub mod datapath;
 pub mod inventory;
 pub mod kernel_handle;
+pub mod lint;
 pub mod lock_holder;
 pub mod metrics;
 pub mod narrator;

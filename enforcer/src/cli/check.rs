@@ -1,15 +1,20 @@
 //! `enforcer check`.
 
 use std::{
-    io::{self, IsTerminal, Write},
-    path::PathBuf,
+    fs::File,
+    io::{self, BufRead, IsTerminal, Write},
+    path::{Path, PathBuf},
 };
 
-use clap::Args;
+use anyhow::Context;
+use clap::{Args, ValueEnum};
+use serde_json::Value;
 
 use super::{Exit, OutputFormat, run::CapacityArgs};
 use crate::{
     compile::{Inputs, Numbers, Subjects, compile},
+    lint::{self, Finding, Severity, sarif},
+    observe::record::{FlowRecord, StreamLine},
     policy::{
         self, Code, PolicyErrors,
         model::{Moment, ResolvedPolicy},
@@ -29,6 +34,51 @@ pub struct CheckArgs {
     digest: bool,
     #[command(flatten)]
     capacities: CapacityArgs,
+    /// Flow records, as `observe --output json` writes them: for the lints that look at what is
+    /// used.
+    #[arg(long, value_name = "FILE")]
+    flows: Option<PathBuf>,
+    /// Findings of lints that make the exit code 1. Errors always do.
+    #[arg(long, value_enum, value_name = "SEVERITY")]
+    deny: Option<Deny>,
+    /// Leave the lints out.
+    #[arg(long, conflicts_with_all = ["flows", "deny"])]
+    no_lint: bool,
+}
+
+/// Which findings are refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Deny {
+    /// Warnings.
+    Warnings,
+    /// Warnings and notes.
+    Notes,
+}
+
+/// What came of a tree.
+#[derive(Debug)]
+struct Checked {
+    result: Result<ResolvedPolicy, PolicyErrors>,
+    findings: Vec<Finding>,
+}
+
+impl Checked {
+    fn exit(&self, deny: Option<Deny>) -> Exit {
+        let refused = match deny {
+            None => Severity::Error,
+            Some(Deny::Warnings) => Severity::Warning,
+            Some(Deny::Notes) => Severity::Note,
+        };
+        let bad = self
+            .findings
+            .iter()
+            .any(|finding| finding.severity >= refused);
+        if self.result.is_err() || bad {
+            Exit::Refuse
+        } else {
+            Exit::Done
+        }
+    }
 }
 
 /// Says everything that `run` would refuse in these trees and files, as far as files alone tell.
@@ -42,23 +92,76 @@ pub fn run(args: &CheckArgs, format: OutputFormat) -> anyhow::Result<Exit> {
         .iter()
         .map(|path| path.to_string_lossy())
         .collect();
-    let checked = policy::load_paths(&args.paths)
-        .and_then(|policy| fitting(policy, &args.capacities, &shown.join(", ")));
+    let checked = check(args, &shown.join(", "))?;
     match format {
         OutputFormat::Json => write_json(&checked, &mut io::stdout().lock())?,
+        OutputFormat::Sarif => {
+            let errors = checked
+                .result
+                .as_ref()
+                .err()
+                .map_or(&[][..], PolicyErrors::errors);
+            let log = sarif::log(errors, &checked.findings);
+            let mut out = io::stdout().lock();
+            serde_json::to_writer_pretty(&mut out, &log)?;
+            out.write_all(b"\n")?;
+        }
         OutputFormat::Human => {
             let colour = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-            match &checked {
-                Ok(policy) => writeln!(io::stdout().lock(), "{}", summary(policy))?,
+            match &checked.result {
+                Ok(policy) => {
+                    let found = lint::render(&checked.findings, colour);
+                    io::stderr().lock().write_all(found.as_bytes())?;
+                    let found = counts(&checked.findings);
+                    writeln!(io::stdout().lock(), "{}{found}", summary(policy))?;
+                }
                 Err(errors) => write_errors(errors, colour, &mut io::stderr().lock())?,
             }
         }
     }
-    Ok(if checked.is_ok() {
-        Exit::Done
+    Ok(checked.exit(args.deny))
+}
+
+fn check(args: &CheckArgs, shown: &str) -> anyhow::Result<Checked> {
+    let refused = |errors| Checked {
+        result: Err(errors),
+        findings: Vec::new(),
+    };
+    let mut study = match policy::study(&args.paths) {
+        Ok(study) => study,
+        Err(errors) => return Ok(refused(errors)),
+    };
+    study.policy = match fitting(study.policy, &args.capacities, shown) {
+        Ok(policy) => policy,
+        Err(errors) => return Ok(refused(errors)),
+    };
+    let findings = if args.no_lint {
+        Vec::new()
     } else {
-        Exit::Refuse
+        let flows = args.flows.as_deref().map(read_flows).transpose()?;
+        lint::run(&study, flows.as_deref(), Moment::now()).context("cannot compile the policy")?
+    };
+    Ok(Checked {
+        result: Ok(study.policy),
+        findings,
     })
+}
+
+/// The records of a file, one a line.
+fn read_flows(path: &Path) -> anyhow::Result<Vec<FlowRecord>> {
+    let file = File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let mut flows = Vec::new();
+    for (number, line) in (1..).zip(io::BufReader::new(file).lines()) {
+        let at = || format!("cannot read line {number} of {}", path.display());
+        let line = line.with_context(at)?;
+        if line.trim().is_empty() {
+            continue;
+        }
+        if let StreamLine::Record(flow) = serde_json::from_str(&line).with_context(at)? {
+            flows.push(flow);
+        }
+    }
+    Ok(flows)
 }
 
 /// Compiles the policy, as a daemon does that starts afresh on a host of which nothing is known,
@@ -108,14 +211,19 @@ fn digest(args: &CheckArgs) -> anyhow::Result<Exit> {
 }
 
 /// An array of diagnostics, empty where all is well.
-fn write_json(
-    checked: &Result<ResolvedPolicy, PolicyErrors>,
-    out: &mut impl Write,
-) -> io::Result<()> {
-    match checked {
-        Ok(_) => out.write_all(b"[]")?,
-        Err(errors) => serde_json::to_writer_pretty(&mut *out, errors)?,
+fn write_json(checked: &Checked, out: &mut impl Write) -> io::Result<()> {
+    let mut all = Vec::new();
+    if let Err(errors) = &checked.result {
+        for error in errors.errors() {
+            let mut error = serde_json::to_value(error)?;
+            error["severity"] = Value::from(Severity::Error.as_str());
+            all.push(error);
+        }
     }
+    for finding in &checked.findings {
+        all.push(serde_json::to_value(finding)?);
+    }
+    serde_json::to_writer_pretty(&mut *out, &all)?;
     out.write_all(b"\n")
 }
 
@@ -140,6 +248,19 @@ fn summary(policy: &ResolvedPolicy) -> String {
     )
 }
 
+/// How many findings there are, or nothing.
+fn counts(findings: &[Finding]) -> String {
+    let mut text = String::new();
+    for severity in [Severity::Error, Severity::Warning, Severity::Note] {
+        let count = findings.iter().filter(|f| f.severity == severity).count();
+        if count > 0 {
+            text.push_str("; ");
+            text.push_str(&counted(count, severity.as_str()));
+        }
+    }
+    text
+}
+
 fn counted(count: usize, what: &str) -> String {
     let plural = if count == 1 { "" } else { "s" };
     format!("{count} {what}{plural}")
@@ -150,12 +271,19 @@ mod tests {
     use super::*;
 
     fn check(text: &str) -> (Exit, tempfile::TempDir) {
+        denying(text, None)
+    }
+
+    fn denying(text: &str, deny: Option<Deny>) -> (Exit, tempfile::TempDir) {
         let root = tempfile::tempdir().expect("a directory");
         std::fs::write(root.path().join("a.yaml"), text).expect("writable");
         let args = CheckArgs {
             paths: vec![root.path().to_owned()],
             digest: false,
             capacities: CapacityArgs::default(),
+            flows: None,
+            deny,
+            no_lint: false,
         };
         (run(&args, OutputFormat::Json).expect("output"), root)
     }
@@ -169,15 +297,31 @@ mod tests {
     }
 
     #[test]
+    fn warnings_are_refused_on_demand() {
+        let text = "apiVersion: enforcer.dev/v1alpha1\nkind: SegmentPolicy\nmetadata: {name: a}\n\
+                    spec: {selector: {host: true}, ingress: [{}, {}]}\n";
+        assert_eq!(denying(text, None).0, Exit::Done);
+        assert_eq!(denying(text, Some(Deny::Warnings)).0, Exit::Refuse);
+        assert_eq!(denying(text, Some(Deny::Notes)).0, Exit::Refuse);
+        let silent = "metadata: {name: a, annotations: {lint.enforcer.dev/bad-name: x}}";
+        let text = text.replace("metadata: {name: a}", silent);
+        assert_eq!(denying(&text, None).0, Exit::Refuse);
+    }
+
+    #[test]
     fn errors_are_shown_with_their_line_for_people_and_as_an_array_for_programs() {
         let (_, root) = check("apiVersion: enforcer.dev/v1alpha1\nkind: Nod\n");
         let checked = policy::load(root.path());
-        let errors = checked.as_ref().expect_err("bad");
+        let errors = checked.clone().expect_err("bad");
         let mut human = Vec::new();
-        write_errors(errors, false, &mut human).expect("memory");
+        write_errors(&errors, false, &mut human).expect("memory");
         let human = String::from_utf8(human).expect("UTF-8");
         insta::assert_snapshot!(human);
         let mut json = Vec::new();
+        let checked = Checked {
+            result: checked,
+            findings: Vec::new(),
+        };
         write_json(&checked, &mut json).expect("memory");
         let json: serde_json::Value = serde_json::from_slice(&json).expect("JSON");
         insta::assert_json_snapshot!(json);
@@ -224,6 +368,9 @@ mod tests {
                         max_prefixes,
                         ..CapacityArgs::default()
                     },
+                    flows: None,
+                    deny: None,
+                    no_lint: true,
                 };
                 run(&args, OutputFormat::Human).expect("output")
             };

@@ -54,7 +54,8 @@ const EXIT_CODES: &str = "Exit codes: 0 done or yes; 1 refused, failed or no; 2 
 pub enum Command {
     /// Run the daemon.
     Run(Box<run::RunArgs>),
-    /// Say everything that `run` would refuse in these policy trees and files.
+    /// Say everything that `run` would refuse in these policy trees and files, and what is
+    /// probably not meant.
     Check(check::CheckArgs),
     /// Run the tests that stand beside the policies.
     Test(test::TestArgs),
@@ -98,6 +99,10 @@ pub fn main() -> ExitCode {
 
 fn run(cli: &Cli) -> anyhow::Result<Exit> {
     let format = cli.output;
+    if format == OutputFormat::Sarif && !matches!(cli.command, Command::Check(_)) {
+        eprintln!("enforcer: only `check` writes SARIF");
+        return Ok(Exit::Usage);
+    }
     match &cli.command {
         Command::Run(args) => run::run(args, format),
         Command::Check(args) => check::run(args, format),

@@ -110,7 +110,7 @@ async fn stream(args: &ObserveArgs, format: OutputFormat) -> anyhow::Result<Exit
         let mut out = io::stdout().lock();
         match format {
             // Passed on as it is: a newer daemon may say more than this program knows.
-            OutputFormat::Json => out.write_all(&line)?,
+            OutputFormat::Json | OutputFormat::Sarif => out.write_all(&line)?,
             OutputFormat::Human => {
                 let text = match serde_json::from_slice::<StreamLine>(&line) {
                     Ok(line) => renderer.line(&line),

@@ -13,6 +13,8 @@ pub enum OutputFormat {
     Human,
     /// One JSON value (one a line where it is a stream).
     Json,
+    /// SARIF 2.1.0, for code review; of `check` only.
+    Sarif,
 }
 
 /// Writes `value` as indented JSON, or what `human` says.
@@ -24,7 +26,7 @@ pub fn print<T: Serialize>(
     let mut out = io::stdout().lock();
     match format {
         OutputFormat::Human => human(&mut out)?,
-        OutputFormat::Json => {
+        OutputFormat::Json | OutputFormat::Sarif => {
             serde_json::to_writer_pretty(&mut out, value)?;
             out.write_all(b"\n")?;
         }

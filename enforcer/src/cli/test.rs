@@ -13,7 +13,7 @@ use serde::Serialize;
 use super::{Exit, OutputFormat, output};
 use crate::{
     compile::image::RuleDirection,
-    policy,
+    policy::{self, model::Moment},
     policy_test::{self, TestReport, write_junit},
 };
 
@@ -52,7 +52,7 @@ pub fn run(args: &TestArgs, format: OutputFormat) -> anyhow::Result<Exit> {
             return Ok(Exit::Refuse);
         }
     };
-    let report = policy_test::run(&study).context("cannot compile the policy")?;
+    let report = policy_test::run(&study, Moment::now()).context("cannot compile the policy")?;
     if let Some(path) = &args.junit {
         let write = || -> io::Result<()> {
             let mut file = io::BufWriter::new(File::create(path)?);

@@ -181,7 +181,7 @@ impl PolicyDiagnostic {
 }
 
 /// The part of a line that is worth showing, and the marked bytes in it.
-fn cut(line: &str, at: Position) -> (String, (usize, usize)) {
+pub(crate) fn cut(line: &str, at: Position) -> (String, (usize, usize)) {
     let column = at.column as usize - 1;
     let skipped = if column > SNIPPET_CHARS * 3 / 4 {
         column - SNIPPET_CHARS / 4
@@ -221,56 +221,91 @@ impl fmt::Display for PolicyDiagnostic {
 
 impl std::error::Error for PolicyDiagnostic {}
 
-/// How miette shows a [`PolicyDiagnostic`]: its frame names file, line and column already.
+/// How miette shows an error or a finding: its frame names file, line and column already.
 #[derive(Debug)]
-struct Framed<'a>(&'a PolicyDiagnostic);
+pub(crate) struct Frame<'a> {
+    pub(crate) code: &'a str,
+    pub(crate) severity: miette::Severity,
+    pub(crate) message: &'a str,
+    pub(crate) help: &'a str,
+    pub(crate) file: &'a str,
+    pub(crate) line: u32,
+    pub(crate) column: u32,
+    /// The line; empty where the frame is about a file as a whole.
+    pub(crate) snippet: &'a str,
+    /// Where in the snippet: first byte and length in bytes.
+    pub(crate) mark: (usize, usize),
+}
 
-impl fmt::Display for Framed<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0.snippet.is_empty() {
-            write!(f, "{}: {}", printable(&self.0.file), self.0.message)
+impl Frame<'_> {
+    /// Adds it to a text.
+    pub(crate) fn render(&self, colour: bool, text: &mut String) {
+        use miette::{GraphicalReportHandler, GraphicalTheme};
+        let theme = if colour {
+            GraphicalTheme::unicode()
         } else {
-            f.write_str(&self.0.message)
+            GraphicalTheme::unicode_nocolor()
+        };
+        let handler = GraphicalReportHandler::new_themed(theme)
+            // Terminals wrap by themselves, and then no word to copy is torn.
+            .with_wrap_lines(false)
+            .with_links(false);
+        // Writing into a string fails only where a Display does, and none of ours does.
+        let _ = handler.render_report(text, self);
+        text.push('\n');
+    }
+}
+
+impl fmt::Display for Frame<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.snippet.is_empty() {
+            write!(f, "{}: {}", printable(self.file), self.message)
+        } else {
+            f.write_str(self.message)
         }
     }
 }
 
-impl std::error::Error for Framed<'_> {}
+impl std::error::Error for Frame<'_> {}
 
-impl Diagnostic for Framed<'_> {
+impl Diagnostic for Frame<'_> {
+    fn severity(&self) -> Option<miette::Severity> {
+        Some(self.severity)
+    }
+
     fn code<'a>(&'a self) -> Option<Box<dyn fmt::Display + 'a>> {
-        Some(Box::new(self.0.code))
+        Some(Box::new(self.code))
     }
 
     fn help<'a>(&'a self) -> Option<Box<dyn fmt::Display + 'a>> {
-        Some(Box::new(&self.0.help))
+        Some(Box::new(self.help))
     }
 
     fn source_code(&self) -> Option<&dyn SourceCode> {
-        (!self.0.snippet.is_empty()).then_some(self as &dyn SourceCode)
+        (!self.snippet.is_empty()).then_some(self as &dyn SourceCode)
     }
 
     fn labels(&self) -> Option<Box<dyn Iterator<Item = LabeledSpan> + '_>> {
-        let (start, length) = self.0.mark;
+        let (start, length) = self.mark;
         let span = LabeledSpan::new(Some("here".to_owned()), start, length);
         Some(Box::new(std::iter::once(span)))
     }
 }
 
-impl SourceCode for Framed<'_> {
+impl SourceCode for Frame<'_> {
     fn read_span<'a>(
         &'a self,
         _span: &SourceSpan,
         _before: usize,
         _after: usize,
     ) -> Result<Box<dyn SpanContents<'a> + 'a>, MietteError> {
-        let PolicyDiagnostic {
+        let Self {
             snippet,
             file,
             line,
             column,
             ..
-        } = self.0;
+        } = self;
         let covered = SourceSpan::from((0, snippet.len()));
         Ok(Box::new(MietteSpanContents::new_named(
             printable(file),
@@ -315,21 +350,20 @@ impl PolicyErrors {
     pub fn render(&self, colour: bool) -> String {
         use std::fmt::Write as _;
 
-        use miette::{GraphicalReportHandler, GraphicalTheme};
-        let theme = if colour {
-            GraphicalTheme::unicode()
-        } else {
-            GraphicalTheme::unicode_nocolor()
-        };
-        let handler = GraphicalReportHandler::new_themed(theme)
-            // Terminals wrap by themselves, and then no word to copy is torn.
-            .with_wrap_lines(false)
-            .with_links(false);
         let mut text = String::new();
         for error in &self.errors {
-            // Writing into a string fails only where a Display does, and none of ours does.
-            let _ = handler.render_report(&mut text, &Framed(error));
-            text.push('\n');
+            Frame {
+                code: error.code.as_str(),
+                severity: miette::Severity::Error,
+                message: &error.message,
+                help: &error.help,
+                file: &error.file,
+                line: error.line,
+                column: error.column,
+                snippet: &error.snippet,
+                mark: error.mark,
+            }
+            .render(colour, &mut text);
         }
         if self.omitted > 0 {
             let _ = writeln!(text, "… and {} more", self.omitted);

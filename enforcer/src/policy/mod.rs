@@ -27,6 +27,7 @@ mod workload;
 use std::path::{Path, PathBuf};
 
 pub use diagnostic::{Code, PolicyDiagnostic, PolicyErrors, Position};
+pub(crate) use diagnostic::{Frame, cut};
 pub use loader::Loader;
 use model::ResolvedPolicy;
 use source::Names;

@@ -8,7 +8,7 @@ use enforcer_common::{Protocol, flow_key::icmp_port};
 use super::{
     diagnostic::{Code, Position},
     document::{Node, Value},
-    model::{Labels, Origin},
+    model::{Labels, Moment, Origin},
     port::decimal,
     reader::{Fields, Reader, quoted},
     workload::DEFAULT_NAMESPACE,
@@ -30,6 +30,8 @@ pub struct PolicyTest {
     pub name: String,
     /// The document.
     pub origin: Origin,
+    /// When it is asked; `None`: now.
+    pub at: Option<Moment>,
     /// What is asked. Never empty.
     pub flows: Vec<TestFlow>,
 }
@@ -130,7 +132,11 @@ impl Reader<'_> {
         let metadata = self.metadata(document, true);
         let help = "write `spec:` with `flows`";
         let spec = self.required(document, "spec", "a PolicyTest", help)?;
-        let spec = self.fields(spec, "`spec` of a PolicyTest", &["flows"])?;
+        let spec = self.fields(spec, "`spec` of a PolicyTest", &["at", "flows"])?;
+        let at = match spec.find("at") {
+            Some(node) => self.test_moment(node).map(Some),
+            None => Some(None),
+        };
         let help =
             "write `flows:` with items like `{from: web, to: api, ports: [80/tcp], expect: allow}`";
         let flows = self.required(&spec, "flows", "`spec`", help)?;
@@ -146,6 +152,7 @@ impl Reader<'_> {
             namespace,
             name: metadata.name,
             origin: self.origin(document.at),
+            at: at?,
             flows,
         };
         (test.flows.len() == items.len()).then_some((test, metadata.at))
@@ -189,6 +196,19 @@ impl Reader<'_> {
             policy: policy?,
             rule: rule?,
         })
+    }
+
+    fn test_moment(&mut self, node: &Node) -> Option<Moment> {
+        let text = self.text(node, "`at`")?;
+        match text.parse() {
+            Ok(moment) => Some(moment),
+            Err(error) => {
+                let message = format!("{} is no moment: {error}", quoted(text));
+                let help = "write a date and time, as in `2027-01-31T18:00:00Z`";
+                self.error(Code::UnknownValue, node.at, message, help);
+                None
+            }
+        }
     }
 
     fn flow_name(&mut self, node: &Node) -> Option<String> {

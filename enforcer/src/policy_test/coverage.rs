@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::{
     compile::{explain::Explanation, image::RuleDirection},
-    policy::model::{Origin, ResolvedPolicy},
+    policy::model::{Origin, ResolvedPolicy, RuleAction},
 };
 
 /// A rule is reached when it decides some flow of a test at one of its sides, whether or not the
@@ -68,9 +68,12 @@ impl Coverage {
 
     /// Counts what decided.
     pub(super) fn add(&mut self, side: &Explanation) {
-        for policy in side.tiers.iter().flat_map(|tier| &tier.policies) {
+        let tiers = side.tiers.iter().filter(|tier| tier.reached);
+        for policy in tiers.flat_map(|tier| &tier.policies) {
             for (place, rule) in policy.rules.iter().enumerate() {
-                if rule.decides {
+                // What hands on never has the last word.
+                let hands_on = rule.action == RuleAction::Pass && rule.matches;
+                if rule.decides || hands_on {
                     let key = (policy.origin.clone(), side.direction, place);
                     self.seen.insert(key);
                 }

@@ -7,6 +7,8 @@
 mod coverage;
 mod junit;
 
+use std::collections::{BTreeMap, btree_map::Entry};
+
 use serde::Serialize;
 
 pub use self::{
@@ -16,13 +18,13 @@ pub use self::{
 use crate::{
     api::question::Service,
     compile::{
-        CompileError, Inputs, Limits, Numbers, Subjects, compile,
+        CompileError, Image, Inputs, Limits, Numbers, Subjects, compile,
         explain::{Answer, Explainer, Explanation, Party},
         image::{RuleDirection, RuleInfo, WorkloadName},
     },
     policy::{
         Study,
-        model::{Mode, Origin, ResolvedPolicy, Workload},
+        model::{Mode, Moment, Origin, ResolvedPolicy, Workload},
         policy_test::{Expectation, PolicyName, PolicyTest, TestFlow, TestParty},
     },
 };
@@ -102,29 +104,37 @@ pub struct Decider {
     pub rule: Option<RuleInfo>,
 }
 
-/// Runs every test of a tree.
+/// Runs every test of a tree: at the moment that it names, or `now`.
 ///
 /// # Errors
 /// If the policy cannot be compiled.
-pub fn run(study: &Study) -> Result<TestReport, CompileError> {
+pub fn run(study: &Study, now: Moment) -> Result<TestReport, CompileError> {
     let policy = &study.policy;
-    let inputs = Inputs {
-        policy,
-        mode: Mode::Enforce,
-        host_addresses: &[],
-        subjects: Subjects::All,
-        limits: &Limits::NONE,
-        in_force: None,
-    };
-    let image = compile(&inputs, &mut Numbers::default())?;
-    let explainer = Explainer {
-        policy,
-        mode: Mode::Enforce,
-        image: &image,
-    };
+    let mut images: BTreeMap<Moment, Image> = BTreeMap::new();
+    for test in &study.tests {
+        if let Entry::Vacant(place) = images.entry(test.at.unwrap_or(now)) {
+            let inputs = Inputs {
+                policy,
+                mode: Mode::Enforce,
+                now: *place.key(),
+                host_addresses: &[],
+                subjects: Subjects::All,
+                limits: &Limits::NONE,
+                in_force: None,
+            };
+            place.insert(compile(&inputs, &mut Numbers::default())?);
+        }
+    }
     let mut coverage = Coverage::of(policy);
     let mut tests = Vec::with_capacity(study.tests.len());
     for test in &study.tests {
+        let now = test.at.unwrap_or(now);
+        let explainer = Explainer {
+            policy,
+            mode: Mode::Enforce,
+            now,
+            image: &images[&now],
+        };
         let mut flows = Vec::with_capacity(test.flows.len());
         for flow in &test.flows {
             flows.push(outcome(&explainer, test, flow, &mut coverage));

@@ -1,5 +1,7 @@
 use super::*;
 
+const NOW: Moment = Moment(1_800_000_000);
+
 const TREE: &str = "\
 apiVersion: enforcer.dev/v1alpha1
 kind: SegmentPolicy
@@ -36,7 +38,7 @@ fn study(flows: &[&str]) -> Study {
 
 /// The messages of each flow.
 fn messages(flows: &[&str]) -> Vec<Vec<String>> {
-    let report = run(&study(flows)).expect("compiles");
+    let report = run(&study(flows), NOW).expect("compiles");
     let flows = report.tests[0].flows.iter();
     flows
         .map(|flow| flow.failures.iter().map(|f| f.message.clone()).collect())
@@ -84,7 +86,7 @@ fn flows_that_are_not_say_how() {
 #[test]
 fn a_failure_says_what_decided_and_where_it_is_written() {
     let study = study(&["{from: web, to: api, ports: [9001/tcp], expect: allow}"]);
-    let report = run(&study).expect("compiles");
+    let report = run(&study, NOW).expect("compiles");
     assert!(!report.passed());
     let failure = &report.tests[0].flows[0].failures[0];
     assert_eq!(failure.flow, "shop/web -> shop/api:9001/tcp");
@@ -96,7 +98,7 @@ fn a_failure_says_what_decided_and_where_it_is_written() {
 #[test]
 fn coverage_names_the_rules_that_decided_nothing() {
     let study = study(&["{from: web, to: api, ports: [9000/tcp], expect: deny}"]);
-    let coverage = run(&study).expect("compiles").coverage;
+    let coverage = run(&study, NOW).expect("compiles").coverage;
     let unreached: Vec<_> = coverage.unreached.iter().map(|r| r.rule.as_str()).collect();
     assert_eq!(unreached, ["telnet", "ops"]);
     assert_eq!(
@@ -112,7 +114,7 @@ fn junit_has_a_case_for_each_flow_and_escapes_what_is_not_xml() {
         "{from: web, to: api, ports: [1/tcp], expect: allow}",
     ]);
     let mut out = Vec::new();
-    write_junit(&run(&study).expect("compiles"), &mut out).expect("memory");
+    write_junit(&run(&study, NOW).expect("compiles"), &mut out).expect("memory");
     let text = String::from_utf8(out).expect("UTF-8");
     assert!(
         text.contains(r#"name="a &lt;b&gt; &amp; &quot;c&quot;""#),
@@ -123,4 +125,14 @@ fn junit_has_a_case_for_each_flow_and_escapes_what_is_not_xml() {
     assert_eq!(text.matches("<testcase ").count(), 2);
     let failure = r#"<failure message="shop/web -&gt; shop/api:1/tcp expected allow, is deny">"#;
     assert!(text.contains(failure), "{text}");
+}
+
+#[test]
+fn a_test_may_name_its_moment() {
+    let mut study = study(&["{from: web, to: api, ports: [9000/tcp], expect: allow}"]);
+    let policy = std::sync::Arc::make_mut(&mut study.policy.policies[1]);
+    policy.rules[1].as_mut().expect("ingress")[0].validity.until = Some(NOW);
+    assert!(!run(&study, NOW).expect("compiles").passed());
+    study.tests[0].at = Some(Moment(NOW.0 - 1));
+    assert!(run(&study, NOW).expect("compiles").passed());
 }

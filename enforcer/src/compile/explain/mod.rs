@@ -15,8 +15,10 @@ pub use self::explanation::{
     RuleView, TierView,
 };
 use self::story::Story;
+pub use self::words::{peer_in_words, ports_in_words};
 use super::image::{Assurance, Identity, IdentitySubject, Image, RuleDirection, WorkloadName};
-use crate::policy::model::{Mode, Moment, Place, ResolvedPolicy, Workload};
+use super::peers::Surroundings;
+use crate::policy::model::{Mode, Moment, Peer, Place, Policy, ResolvedPolicy, Workload};
 
 /// What a question is asked of: a policy and the image that was compiled from it.
 #[derive(Clone, Copy, Debug)]
@@ -63,6 +65,24 @@ impl Explainer<'_> {
             return Err(ExplainError::NoEndpoint(from.clone()));
         }
         Ok(sides)
+    }
+
+    /// What policy sees of a party as a peer.
+    pub fn identity(&self, party: &Party) -> Result<Identity, ExplainError> {
+        let number = self.peer(party)?;
+        let known = self.image.identities.get(&number);
+        Ok(known.map_or_else(unknown_peer, |known| (**known).clone()))
+    }
+
+    /// Whether a peer of a rule is one with this identity.
+    pub fn means(&self, peer: &Peer, identity: &Identity) -> bool {
+        super::peers::matches(peer, identity, Surroundings::of(self.policy))
+    }
+
+    /// Whether a policy is about the endpoint of a workload, or about the host endpoint.
+    pub fn is_about(&self, policy: &Policy, workload: Option<&Workload>) -> bool {
+        let subject = workload.map(IdentitySubject::of);
+        story::is_about(policy, subject.as_ref(), Surroundings::of(self.policy))
     }
 
     /// Explains a flow at one endpoint.

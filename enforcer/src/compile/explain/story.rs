@@ -206,7 +206,7 @@ impl<'a> Story<'a> {
     }
 }
 
-fn is_about(
+pub(super) fn is_about(
     policy: &Policy,
     endpoint: Option<&IdentitySubject>,
     surroundings: Surroundings<'_>,

@@ -56,6 +56,16 @@ fn joined(items: &[impl fmt::Display]) -> String {
     texts.join("; ")
 }
 
+/// A peer of a rule, in words.
+pub fn peer_in_words(peer: &Peer) -> String {
+    PeerText(peer).to_string()
+}
+
+/// An entry of a rule's ports, in words.
+pub fn ports_in_words(ports: &PortMatch) -> String {
+    PortText(ports).to_string()
+}
+
 /// A peer.
 struct PeerText<'a>(&'a Peer);
 

@@ -1,0 +1,70 @@
+//! Annotations that silence lints: `lint.enforcer.dev/CODE: reason` for a document, and
+//! `lint.enforcer.dev/CODE.RULE: reason` for one of its rules.
+
+use std::sync::Arc;
+
+use super::{Finding, Lint};
+use crate::policy::{Annotation, Study, model::Origin};
+
+const PREFIX: &str = "lint.enforcer.dev/";
+
+/// What an annotation is to silence.
+struct Silence<'a> {
+    lint: Lint,
+    rule: Option<&'a str>,
+}
+
+impl<'a> Silence<'a> {
+    /// `None` for annotations of other kinds; else what it says, or what is wrong with it.
+    fn read(annotation: &'a Annotation) -> Option<Result<Self, &'static str>> {
+        let key = annotation.key.strip_prefix(PREFIX)?;
+        let (code, rule) = match key.split_once('.') {
+            Some((code, rule)) => (code, Some(rule)),
+            None => (key, None),
+        };
+        let lint = Lint::ALL.iter().find(|lint| lint.as_str() == code);
+        Some(match lint {
+            None => Err("there is no such lint"),
+            Some(Lint::BadSilence) => Err("this one cannot be silenced"),
+            Some(_) if annotation.value.trim().is_empty() => Err("it gives no reason"),
+            Some(lint) => Ok(Self { lint: *lint, rule }),
+        })
+    }
+
+    fn covers(&self, finding: &Finding) -> bool {
+        self.lint == finding.code
+            && self
+                .rule
+                .is_none_or(|rule| finding.rule.as_deref() == Some(rule))
+    }
+}
+
+/// Leaves out what is silenced, and adds what is wrong with annotations that silence.
+pub(super) fn apply(study: &Study, mut findings: Vec<Finding>) -> Vec<Finding> {
+    findings.retain(|finding| {
+        let documents = finding.documents.iter();
+        let annotations = documents.flat_map(|document| study.annotations.of(document));
+        let mut silences = annotations.filter_map(|annotation| Silence::read(annotation)?.ok());
+        !silences.any(|silence| silence.covers(finding))
+    });
+    for (file, _, annotation) in study.annotations.iter() {
+        if let Some(Err(why)) = Silence::read(annotation) {
+            let at = Origin {
+                file: Arc::from(file),
+                line: annotation.at.line,
+                column: annotation.at.column,
+                commit: None,
+            };
+            findings.push(Finding::new(
+                Lint::BadSilence,
+                &at,
+                &at,
+                format!("{} silences nothing: {why}", annotation.key),
+                format!(
+                    "write `{PREFIX}CODE: reason`, or `{PREFIX}CODE.RULE: reason` for one rule"
+                ),
+            ));
+        }
+    }
+    findings
+}
