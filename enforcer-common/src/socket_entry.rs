@@ -17,10 +17,20 @@ pub struct SocketEntry {
     pub reported: u8,
     /// 1: the endpoint is a parent whose children await classification.
     pub pending: u8,
-    /// 1: a datagram arrived, so that what is sent may be an answer.
+    /// One of [`received`].
     pub received: u8,
     /// Always 0.
     pub pad: [u8; 5],
 }
 
 const _: () = assert!(size_of::<SocketEntry>() == 24);
+
+/// What has arrived at a socket.
+pub mod received {
+    /// Nothing.
+    pub const NO: u8 = 0;
+    /// A datagram, so that what is sent may be an answer.
+    pub const DATAGRAM: u8 = 1;
+    /// Something else.
+    pub const OTHER: u8 = 2;
+}

@@ -6,6 +6,8 @@
 #![no_main]
 // The target's `AtomicU64` has no `fetch_add`, though the machine has the instruction.
 #![feature(core_intrinsics)]
+// See `parse::plain`.
+#![feature(asm_experimental_arch)]
 #![expect(internal_features, reason = "see above")]
 #![expect(
     clippy::collapsible_if,

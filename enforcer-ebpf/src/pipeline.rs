@@ -16,14 +16,20 @@ use enforcer_common::{
     conntrack::{FlowEntry, State, advance, flow_flag, infer_opener, tcp_flag},
     endpoint_entry::{EndpointEntry, endpoint_flag},
     event::event_flag,
-    flow_key::{FlowKey, FragmentEntry, FragmentKey, space},
+    flow_key::{Addr6, FlowKey, FragmentEntry, FragmentKey, space},
     identity,
 };
 
 use crate::{
     family::{Family, V4, V6},
     narrate,
-    parse::{OK, Packet, frame::Skb, kind, quoted::Quoted},
+    parse::{
+        OK, Packet, ethernet,
+        frame::Skb,
+        kind,
+        plain::{self, Plain, Step},
+        quoted::Quoted,
+    },
     peer,
     report::{Facts, Report},
     table::{
@@ -31,6 +37,9 @@ use crate::{
         endpoints, flows, fragments, policy,
     },
 };
+
+/// Length of a frame's header without tags.
+const HEADER: usize = ethernet::HEADER as usize;
 
 /// The loopback device has this index in every network namespace.
 const LOOPBACK: u32 = 1;
@@ -60,20 +69,31 @@ pub struct Place {
 
 const _: () = assert!(size_of::<Place>() == 40);
 
-/// Whether a packet belongs to an established, judged flow and passes: one look-up.
+/// What the flow table says to a packet.
+#[repr(u32)]
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Known {
+    /// It was not asked yet.
+    Unasked,
+    /// It belongs to an established, judged flow, and passes.
+    Established,
+    /// Its flow is to be judged anew.
+    Stale,
+    /// It has no flow.
+    Unknown,
+}
+
+/// Looks the flow of a packet up: all that an established flow costs.
 #[inline(always)]
-fn established<F: Family>(
+fn known<F: Family>(
     config: &Config,
-    packet: &Packet<F>,
+    packet: &Step,
     flow: &FlowKey<F::Addr>,
     direction: Direction,
     seconds: u32,
-) -> bool {
-    if packet.kind == kind::ICMP_ERROR {
-        return false;
-    }
+) -> Known {
     let Some(entry) = F::flow(flow) else {
-        return false;
+        return Known::Unknown;
     };
     // SAFETY: a live map value. Other CPUs may change it too; every field stands alone.
     let entry = unsafe { &mut *entry };
@@ -82,10 +102,10 @@ fn established<F: Family>(
         || entry.is_expired(packet.protocol, seconds)
         || entry.is_reopened_by(direction, packet.protocol, packet.tcp_flags)
     {
-        return false;
+        return Known::Stale;
     }
     touch(entry, packet.protocol, packet.tcp_flags, direction, seconds);
-    true
+    Known::Established
 }
 
 /// Moves a flow on. Writes only what changes: a hot entry's cache line stays shared.
@@ -139,7 +159,6 @@ fn reassemble<F: Family>(packet: &mut Packet<F>, place: &Place) -> u32 {
 pub struct Case<F: Family> {
     facts: Facts,
     packet: Packet<F>,
-    flow: FlowKey<F::Addr>,
     notes: Notes,
 }
 
@@ -154,6 +173,9 @@ struct Notes {
     past: u8,
     /// A [`State`].
     state: u8,
+    /// 1: the flow table has an entry.
+    listed: u8,
+    pad: [u8; 3],
 }
 
 /// What is known of a flow before its packet is judged.
@@ -170,14 +192,20 @@ mod past {
     pub const QUOTED: u8 = 4;
 }
 
-const _: () = assert!(size_of::<Case<V4>>() == 28 + 32 + 20 + 4);
-const _: () = assert!(size_of::<Case<V6>>() == 28 + 56 + 44 + 4);
+const _: () = assert!(size_of::<Case<V4>>() == 28 + 32 + 8);
+const _: () = assert!(size_of::<Case<V6>>() == 28 + 56 + 8);
 
 /// The slow way as a global function, for each family and kind of hook: the verifier proves
 /// it once for any packet, and not for every path through the parser that leads to it.
-pub trait Slow: Quoted + Report {
+pub trait Slow: Quoted + Plain + Report {
     /// Judges a case at a socket's hook (`at_socket`) or at an interface.
-    fn judge(skb: Skb, place: &Place, case: &mut Case<Self>, at_socket: bool) -> u32;
+    fn judge(
+        skb: Skb,
+        place: &Place,
+        case: &mut Case<Self>,
+        flow: &FlowKey<Self::Addr>,
+        at_socket: bool,
+    ) -> u32;
 }
 
 macro_rules! global {
@@ -188,10 +216,13 @@ macro_rules! global {
             skb: *mut __sk_buff,
             place: *const Place,
             case: *mut Case<$family>,
+            flow: *const FlowKey<<$family as Family>::Addr>,
         ) -> u32 {
             // SAFETY: the caller's own; the verifier wants the question to be asked.
-            match unsafe { (place.as_ref(), case.as_mut()) } {
-                (Some(place), Some(case)) => judge::<$family, false>(Skb(skb), place, case),
+            match unsafe { (place.as_ref(), case.as_mut(), flow.as_ref()) } {
+                (Some(place), Some(case), Some(flow)) => {
+                    judge::<$family, false>(Skb(skb), place, case, flow)
+                }
                 _ => 0,
             }
         }
@@ -202,22 +233,30 @@ macro_rules! global {
             skb: *mut __sk_buff,
             place: *const Place,
             case: *mut Case<$family>,
+            flow: *const FlowKey<<$family as Family>::Addr>,
         ) -> u32 {
             // SAFETY: the caller's own; the verifier wants the question to be asked.
-            match unsafe { (place.as_ref(), case.as_mut()) } {
-                (Some(place), Some(case)) => judge::<$family, true>(Skb(skb), place, case),
+            match unsafe { (place.as_ref(), case.as_mut(), flow.as_ref()) } {
+                (Some(place), Some(case), Some(flow)) => {
+                    judge::<$family, true>(Skb(skb), place, case, flow)
+                }
                 _ => 0,
             }
         }
 
         impl Slow for $family {
             #[inline(always)]
-            fn judge(skb: Skb, place: &Place, case: &mut Case<Self>, at_socket: bool) -> u32 {
-                let place = core::ptr::from_ref(place);
+            fn judge(
+                skb: Skb,
+                place: &Place,
+                case: &mut Case<Self>,
+                flow: &FlowKey<Self::Addr>,
+                at_socket: bool,
+            ) -> u32 {
                 if at_socket {
-                    $at_socket(skb.0, place, case)
+                    $at_socket(skb.0, place, case, flow)
                 } else {
-                    $at_interface(skb.0, place, case)
+                    $at_interface(skb.0, place, case, flow)
                 }
             }
         }
@@ -227,20 +266,70 @@ macro_rules! global {
 global!(V4, judge_interface4, judge_socket4);
 global!(V6, judge_interface6, judge_socket6);
 
-/// What [`walk`] returns for a packet that is refused for itself: this plus the [`Reason`].
+/// What [`enter`] returns for a packet that is refused for itself: this plus the [`Reason`].
 pub const MALFORMED: u32 = 0x100;
+
+/// Room for the key of a packet's flow, whichever its family: the stack has little.
+pub type FlowRoom = MaybeUninit<FlowKey<Addr6>>;
 
 /// Judges a packet whose IP header is at `offset`. Returns 0 (drop), 1 (pass), or
 /// [`MALFORMED`] plus a reason.
 ///
 /// `AT_SOCKET`: called at a socket's own hook.
-#[inline(never)]
-pub fn walk<F: Slow, const AT_SOCKET: bool>(
+///
+/// A plain packet of an established flow passes here, in line: every call costs, and there are
+/// processors on which every return costs dearly.
+#[inline(always)]
+pub fn enter<F: Slow, const AT_SOCKET: bool>(
     skb: Skb,
     config: &Config,
     place: &Place,
     offset: u32,
+    room: &mut FlowRoom,
 ) -> u32 {
+    // SAFETY: the room is that of the larger family's key, and keys are plain integers, written
+    // before they are read.
+    let flow = unsafe { &mut *room.as_mut_ptr().cast::<FlowKey<F::Addr>>() };
+    let direction = Direction::from_byte(place.direction);
+    let plain = if AT_SOCKET {
+        plain::flow::<F, 0>(skb, place, direction, flow)
+    } else if offset == ethernet::HEADER {
+        plain::flow::<F, HEADER>(skb, place, direction, flow)
+    } else {
+        None
+    };
+    let asked = match plain {
+        Some(step) => known::<F>(config, &step, flow, direction, place.seconds),
+        None => Known::Unasked,
+    };
+    if asked == Known::Established {
+        return 1;
+    }
+    walk::<F, AT_SOCKET>(skb, place, offset, asked, flow)
+}
+
+/// Reads a packet that was found to be plain. Returns 1. Never inlined: what it needs of the
+/// stack is free again when the packet is judged.
+#[inline(never)]
+fn read_again<F: Slow, const AT_SOCKET: bool>(skb: Skb, packet: &mut Packet<F>) -> u32 {
+    let plain = if AT_SOCKET {
+        plain::packet::<F, 0>(skb, packet)
+    } else {
+        plain::packet::<F, HEADER>(skb, packet)
+    };
+    u32::from(plain)
+}
+
+/// Judges a packet that does not pass at once, with what the flow table said to it.
+#[inline(never)]
+fn walk<F: Slow, const AT_SOCKET: bool>(
+    skb: Skb,
+    place: &Place,
+    offset: u32,
+    asked: Known,
+    flow: &mut FlowKey<F::Addr>,
+) -> u32 {
+    let Some(config) = config() else { return 1 };
     let mut case = MaybeUninit::<Case<F>>::uninit();
     // SAFETY: plain integers, zeroed before they are read: word by word, because a call to
     // `memset` would be a loop over bytes, and part by part, because an established packet
@@ -250,9 +339,11 @@ pub fn walk<F: Slow, const AT_SOCKET: bool>(
         zero((&raw mut case.packet).cast(), size_of::<Packet<F>>() / 4);
         case
     };
-    let parsed = F::parse(skb, offset, &mut case.packet);
-    if parsed != OK {
-        return MALFORMED + parsed;
+    if asked == Known::Unasked || read_again::<F, AT_SOCKET>(skb, &mut case.packet) == 0 {
+        let parsed = F::parse(skb, offset, &mut case.packet);
+        if parsed != OK {
+            return MALFORMED + parsed;
+        }
     }
     let direction = Direction::from_byte(place.direction);
     // At a socket datagrams are whole: not sent in pieces yet, or put together already.
@@ -264,17 +355,29 @@ pub fn walk<F: Slow, const AT_SOCKET: bool>(
             return code;
         }
     }
-    case.flow = case.packet.flow(place.space, place.scope, direction);
-    if established(config, &case.packet, &case.flow, direction, place.seconds) {
+    let mut known = asked;
+    if known == Known::Unasked {
+        *flow = case.packet.flow(place.space, place.scope, direction);
+        if case.packet.kind == kind::ICMP_ERROR {
+            known = Known::Unknown;
+        } else {
+            let step = Step {
+                protocol: case.packet.protocol,
+                tcp_flags: case.packet.tcp_flags,
+            };
+            known = self::known::<F>(config, &step, flow, direction, place.seconds);
+        }
+    }
+    if known == Known::Established {
         return 1;
     }
     if place.space == space::HOST {
         // The device numbers of another network are not ours: what a container's socket does
         // there can look as if it went through an uplink.
         let others = if AT_SOCKET {
-            peer::is_elsewhere::<F>(config, &case.flow.local)
+            peer::is_elsewhere::<F>(config, &flow.local)
         } else {
-            is_for_others::<F>(skb, config, place, &case.packet, &case.flow)
+            is_for_others::<F>(skb, config, place, &case.packet, flow)
         };
         if others == 1 {
             return 1;
@@ -285,12 +388,13 @@ pub fn walk<F: Slow, const AT_SOCKET: bool>(
         zero((&raw mut case.facts).cast(), size_of::<Facts>() / 4);
         zero((&raw mut case.notes).cast(), size_of::<Notes>() / 4);
     }
+    note(&mut case.notes.listed, u8::from(known == Known::Stale));
     if case.packet.kind == kind::ICMP_ERROR && is_related::<F>(skb, place, &case.packet) == 1 {
         note(&mut case.notes.past, past::QUOTED);
     }
-    let passes = F::judge(skb, place, case, AT_SOCKET);
+    let passes = F::judge(skb, place, case, flow, AT_SOCKET);
     if case.facts.tell != 0 {
-        F::report(place, &case.flow, &case.facts, false);
+        F::report(place, flow, &case.facts, false);
     }
     passes
 }
@@ -313,12 +417,16 @@ unsafe fn zero(start: *mut u32, words: usize) {
 /// Everything but the established case. Returns 1 when the packet passes, and leaves what is
 /// to be reported in the case's facts.
 #[inline(always)]
-fn judge<F: Quoted, const AT_SOCKET: bool>(skb: Skb, place: &Place, case: &mut Case<F>) -> u32 {
+fn judge<F: Quoted, const AT_SOCKET: bool>(
+    skb: Skb,
+    place: &Place,
+    case: &mut Case<F>,
+    flow: &FlowKey<F::Addr>,
+) -> u32 {
     let Some(config) = config() else { return 1 };
     let Case {
         facts,
         packet,
-        flow,
         notes,
     } = case;
     let direction = Direction::from_byte(place.direction);
@@ -370,7 +478,7 @@ fn judge<F: Quoted, const AT_SOCKET: bool>(skb: Skb, place: &Place, case: &mut C
         note(&mut notes.past, past::BEFORE);
         note(&mut notes.state, State::Established as u8);
     }
-    if packet.kind != kind::ICMP_ERROR
+    if read(&notes.listed) != 0
         && let Some(entry) = entry_of::<F>(flow)
     {
         if !entry.is_expired(packet.protocol, place.seconds)
@@ -618,7 +726,7 @@ fn is_related<F: Quoted>(skb: Skb, place: &Place, packet: &Packet<F>) -> u32 {
     let Some(entry) = F::flow(&quoted) else {
         return 0;
     };
-    // SAFETY: as in `established`.
+    // SAFETY: as in `known`.
     let entry = unsafe { &*entry };
     let open =
         entry.flags & flow_flag::DENIED == 0 && !entry.is_expired(quoted.protocol, place.seconds);

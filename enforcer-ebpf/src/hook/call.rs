@@ -18,6 +18,7 @@ use enforcer_common::{
     endpoint_entry::{EndpointEntry, endpoint_flag},
     event::Hook,
     flow_key::{Addr6, FlowKey, space},
+    socket_entry::received,
 };
 
 use crate::{
@@ -245,7 +246,7 @@ fn has_received(ctx: &SockAddrContext) -> bool {
         let socket = (*ctx.sock_addr).__bindgen_anon_1.sk;
         !socket.is_null()
             && sockets::existing(socket.cast::<c_void>())
-                .is_some_and(|entry| (*entry).received != 0)
+                .is_some_and(|entry| (*entry).received == received::DATAGRAM)
     }
 }
 

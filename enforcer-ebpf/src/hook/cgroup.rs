@@ -3,6 +3,7 @@
 use core::ffi::c_void;
 
 use aya_ebpf::{
+    bindings::bpf_sock,
     helpers::generated::{bpf_sk_fullsock, bpf_skb_ancestor_cgroup_id},
     programs::SkBuffContext,
 };
@@ -14,7 +15,7 @@ use enforcer_common::{
     event::Hook,
     flow_key::{FlowKey, space},
     identity,
-    socket_entry::SocketEntry,
+    socket_entry::{SocketEntry, received},
 };
 
 use crate::{
@@ -22,7 +23,7 @@ use crate::{
     hook::call::is_datagram,
     narrate,
     parse::frame::{Frame, Skb},
-    pipeline::{Place, walk},
+    pipeline::{self, FlowRoom, Place},
     report::{Facts, Report},
     table::{
         config::{config, now},
@@ -43,12 +44,7 @@ pub fn packet(ctx: &SkBuffContext, direction: Direction) -> i32 {
     if socket.is_null() {
         return PASS;
     }
-    // SAFETY: not null.
-    let socket = unsafe { bpf_sk_fullsock(socket) };
-    if socket.is_null() {
-        return PASS;
-    }
-    // SAFETY: not null.
+    // SAFETY: not null; what is no full socket has no storage.
     let Some(entry) = (unsafe { sockets::of(socket.cast::<c_void>()) }) else {
         return PASS;
     };
@@ -92,21 +88,38 @@ pub fn packet(ctx: &SkBuffContext, direction: Direction) -> i32 {
     let Ok(first) = skb.load::<u8>(0) else {
         return PASS;
     };
+    let mut room = FlowRoom::uninit();
     let code = match first >> 4 {
-        4 => walk::<V4, true>(skb, config, &place, 0),
-        6 => walk::<V6, true>(skb, config, &place, 0),
+        4 => pipeline::enter::<V4, true>(skb, config, &place, 0, &mut room),
+        6 => pipeline::enter::<V6, true>(skb, config, &place, 0, &mut room),
         _ => 1,
     };
-    if code == 1 && direction as u8 == Direction::Ingress as u8 && entry.received == 0 {
-        // SAFETY: not null.
-        let protocol = unsafe { (*socket).protocol };
-        entry.received = u8::from(is_datagram(protocol as u8));
+    if code == 1 && direction as u8 == Direction::Ingress as u8 && entry.received == received::NO {
+        note_received(socket, entry);
     }
     match code {
         0 => DROP,
         1 => PASS,
         reason => refuse(skb, &place, reason as u8) as i32,
     }
+}
+
+/// A packet has arrived at a socket for the first time.
+#[inline(never)]
+fn note_received(socket: *mut bpf_sock, entry: &mut SocketEntry) -> u32 {
+    // SAFETY: not null.
+    let socket = unsafe { bpf_sk_fullsock(socket) };
+    if socket.is_null() {
+        return 0;
+    }
+    // SAFETY: not null.
+    let protocol = unsafe { (*socket).protocol };
+    entry.received = if is_datagram(protocol as u8) {
+        received::DATAGRAM
+    } else {
+        received::OTHER
+    };
+    0
 }
 
 /// Finds the nearest enrolled cgroup of the packet's socket.

@@ -19,7 +19,7 @@ use crate::{
         ethernet::{Payload, payload_of},
         frame::Skb,
     },
-    pipeline::{MALFORMED, Place, walk},
+    pipeline::{self, FlowRoom, MALFORMED, Place},
     report::{Facts, Report},
     table::{
         config::{config, now},
@@ -63,18 +63,19 @@ fn enter(ctx: &TcContext, direction: Direction, space: u8) -> i32 {
         reported: 0,
         pad: [0; 4],
     };
+    let mut room = FlowRoom::uninit();
     let code = match payload_of(&skb) {
         Ok(Payload::Ip4(offset)) => {
             if blocks(config, &place, 0) && block::at_tc::<V4>(skb, offset) == 0 {
                 return DROP;
             }
-            walk::<V4, false>(skb, config, &place, offset)
+            pipeline::enter::<V4, false>(skb, config, &place, offset, &mut room)
         }
         Ok(Payload::Ip6(offset)) => {
             if blocks(config, &place, 1) && block::at_tc::<V6>(skb, offset) == 0 {
                 return DROP;
             }
-            walk::<V6, false>(skb, config, &place, offset)
+            pipeline::enter::<V6, false>(skb, config, &place, offset, &mut room)
         }
         Ok(Payload::Other) => 1,
         Err(reason) => MALFORMED + reason as u32,

@@ -5,6 +5,7 @@ pub mod ethernet;
 pub mod frame;
 pub mod ip4;
 pub mod ip6;
+pub mod plain;
 pub mod quoted;
 pub mod transport;
 

@@ -1,6 +1,6 @@
 //! Transport headers: ports, TCP flags, ICMP types.
 
-use enforcer_common::{Protocol, Reason, conntrack::tcp_flag, flow_key::icmp_port};
+use enforcer_common::{Protocol, Reason, flow_key::icmp_port};
 
 use crate::{
     family::Family,
@@ -8,6 +8,7 @@ use crate::{
         Packet,
         frame::{Frame, Skb},
         kind,
+        plain::is_plausible,
     },
 };
 
@@ -43,9 +44,7 @@ pub fn header<F: Family>(
             let [length, flags] = words[6].to_ne_bytes();
             let length = u32::from(length >> 4) * 4;
             packet.tcp_flags = flags;
-            let wrong = flags & tcp_flag::SYN != 0 && flags & (tcp_flag::FIN | tcp_flag::RST) != 0
-                || flags & (tcp_flag::SYN | tcp_flag::ACK | tcp_flag::RST | tcp_flag::FIN) == 0;
-            if length < 20 || wrong {
+            if length < 20 || !is_plausible(flags) {
                 return Err(Reason::BadHeader);
             }
             if length > available {
