@@ -17,6 +17,7 @@ use enforcer_common::{
 };
 
 use crate::{
+    clear::zero,
     family::Family,
     parse::frame::Skb,
     table::{endpoints, sockets},
@@ -75,10 +76,14 @@ pub fn is_elsewhere<F: Family>(config: &Config, address: &F::Addr) -> u32 {
 pub fn by_socket<F: Family, const AT_SOCKET: bool>(skb: Skb, flow: &FlowKey<F::Addr>) -> u32 {
     // The socket that packets from the local to the remote side are for is the peer's,
     // whichever way this packet goes.
-    // SAFETY: all bytes zero is a valid tuple.
-    let mut tuple: bpf_sock_tuple = unsafe { MaybeUninit::zeroed().assume_init() };
+    let mut tuple = MaybeUninit::<bpf_sock_tuple>::uninit();
+    // SAFETY: all bytes zero is a valid tuple, and it is whole words.
+    let tuple = unsafe {
+        zero(tuple.as_mut_ptr().cast(), size_of::<bpf_sock_tuple>() / 4);
+        tuple.assume_init_mut()
+    };
     F::tuple(
-        &mut tuple,
+        tuple,
         &flow.local,
         flow.local_port,
         &flow.remote,
@@ -87,20 +92,12 @@ pub fn by_socket<F: Family, const AT_SOCKET: bool>(skb: Skb, flow: &FlowKey<F::A
     // SAFETY: the tuple is as large as said; the reference is released below.
     let socket = unsafe {
         match flow.protocol {
-            Protocol::TCP => bpf_sk_lookup_tcp(
-                skb.0.cast(),
-                &raw mut tuple,
-                F::TUPLE_SIZE,
-                CURRENT_NETNS,
-                0,
-            ),
-            Protocol::UDP => bpf_sk_lookup_udp(
-                skb.0.cast(),
-                &raw mut tuple,
-                F::TUPLE_SIZE,
-                CURRENT_NETNS,
-                0,
-            ),
+            Protocol::TCP => {
+                bpf_sk_lookup_tcp(skb.0.cast(), tuple, F::TUPLE_SIZE, CURRENT_NETNS, 0)
+            }
+            Protocol::UDP => {
+                bpf_sk_lookup_udp(skb.0.cast(), tuple, F::TUPLE_SIZE, CURRENT_NETNS, 0)
+            }
             _ => return 0,
         }
     };
@@ -124,10 +121,14 @@ pub fn by_socket<F: Family, const AT_SOCKET: bool>(skb: Skb, flow: &FlowKey<F::A
 /// Whether an arriving flow has a socket on this host: 1 or 0.
 #[inline(never)]
 pub fn has_receiver<F: Family>(skb: Skb, flow: &FlowKey<F::Addr>) -> u32 {
-    // SAFETY: all bytes zero is a valid tuple.
-    let mut tuple: bpf_sock_tuple = unsafe { MaybeUninit::zeroed().assume_init() };
+    let mut tuple = MaybeUninit::<bpf_sock_tuple>::uninit();
+    // SAFETY: all bytes zero is a valid tuple, and it is whole words.
+    let tuple = unsafe {
+        zero(tuple.as_mut_ptr().cast(), size_of::<bpf_sock_tuple>() / 4);
+        tuple.assume_init_mut()
+    };
     F::tuple(
-        &mut tuple,
+        tuple,
         &flow.remote,
         flow.remote_port,
         &flow.local,
@@ -136,20 +137,12 @@ pub fn has_receiver<F: Family>(skb: Skb, flow: &FlowKey<F::Addr>) -> u32 {
     // SAFETY: the tuple is as large as said; the reference is released.
     unsafe {
         let socket = match flow.protocol {
-            Protocol::TCP => bpf_sk_lookup_tcp(
-                skb.0.cast(),
-                &raw mut tuple,
-                F::TUPLE_SIZE,
-                CURRENT_NETNS,
-                0,
-            ),
-            Protocol::UDP => bpf_sk_lookup_udp(
-                skb.0.cast(),
-                &raw mut tuple,
-                F::TUPLE_SIZE,
-                CURRENT_NETNS,
-                0,
-            ),
+            Protocol::TCP => {
+                bpf_sk_lookup_tcp(skb.0.cast(), tuple, F::TUPLE_SIZE, CURRENT_NETNS, 0)
+            }
+            Protocol::UDP => {
+                bpf_sk_lookup_udp(skb.0.cast(), tuple, F::TUPLE_SIZE, CURRENT_NETNS, 0)
+            }
             _ => return 0,
         };
         if socket.is_null() {

@@ -21,6 +21,7 @@ use enforcer_common::{
 };
 
 use crate::{
+    clear::zero,
     family::{Family, V4, V6},
     narrate,
     parse::{
@@ -357,7 +358,8 @@ fn walk<F: Slow, const AT_SOCKET: bool>(
     }
     let mut known = asked;
     if known == Known::Unasked {
-        *flow = case.packet.flow(place.space, place.scope, direction);
+        case.packet
+            .write_flow(place.space, place.scope, direction, flow);
         if case.packet.kind == kind::ICMP_ERROR {
             known = Known::Unknown;
         } else {
@@ -397,21 +399,6 @@ fn walk<F: Slow, const AT_SOCKET: bool>(
         F::report(place, flow, &case.facts, false);
     }
     passes
-}
-
-/// Writes `words` zero words.
-///
-/// # Safety
-///
-/// There is room for them at `start`, aligned to words.
-#[inline(always)]
-unsafe fn zero(start: *mut u32, words: usize) {
-    let mut index = 0;
-    while index < words {
-        // SAFETY: by the caller's promise. Volatile, so that the loop stays what it is.
-        unsafe { start.add(index).write_volatile(0) };
-        index += 1;
-    }
 }
 
 /// Everything but the established case. Returns 1 when the packet passes, and leaves what is
@@ -772,16 +759,20 @@ fn is_for_others<F: Quoted>(
 /// Whether a packet at an uplink is routed to elsewhere: 1 or 0.
 #[inline(never)]
 fn is_forwarded<F: Family>(skb: Skb, ifindex: u32, packet: &Packet<F>) -> u32 {
-    // SAFETY: all bytes zero is a valid question.
-    let mut question: FibParams = unsafe { core::mem::zeroed() };
+    let mut question = MaybeUninit::<FibParams>::uninit();
+    // SAFETY: all bytes zero is a valid question, and it is whole words.
+    let question = unsafe {
+        zero(question.as_mut_ptr().cast(), size_of::<FibParams>() / 4);
+        question.assume_init_mut()
+    };
     question.family = F::AF;
     question.ifindex = ifindex;
-    F::fib(&mut question, &packet.source, &packet.destination);
+    F::fib(question, &packet.source, &packet.destination);
     // SAFETY: the parameters are as large as said.
     let answer = unsafe {
         bpf_fib_lookup(
             skb.0.cast(),
-            &raw mut question,
+            core::ptr::from_mut(question),
             size_of::<FibParams>() as i32,
             0,
         )

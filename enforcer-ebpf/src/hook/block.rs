@@ -51,17 +51,27 @@ pub fn uplink(ctx: &XdpContext) -> u32 {
 
 #[inline(never)]
 fn at_xdp<F: Source, const OFFSET: u32>(frame: Xdp) -> u32 {
-    // SAFETY: the context of the program.
-    let ifindex = unsafe { (*frame.0).ingress_ifindex };
-    u32::from(is_welcome::<F>(&frame, OFFSET, ifindex, Hook::Xdp))
+    let now = now();
+    let place = Place {
+        now,
+        cgroup: 0,
+        seconds: seconds(now),
+        // SAFETY: the context of the program.
+        ifindex: unsafe { (*frame.0).ingress_ifindex },
+        scope: 0,
+        space: space::HOST,
+        hook: Hook::Xdp as u8,
+        direction: Direction::Ingress as u8,
+        reported: 0,
+        pad: [0; 4],
+    };
+    u32::from(is_welcome::<F>(&frame, OFFSET, &place))
 }
 
 /// The same at TC, where XDP is turned off.
 #[inline(never)]
-pub fn at_tc<F: Source>(frame: Skb, offset: u32) -> u32 {
-    // SAFETY: the context of the program.
-    let ifindex = unsafe { (*frame.0).ifindex };
-    u32::from(is_welcome::<F>(&frame, offset, ifindex, Hook::Tc))
+pub fn at_tc<F: Source>(frame: Skb, offset: u32, place: &Place) -> u32 {
+    u32::from(is_welcome::<F>(&frame, offset, place))
 }
 
 /// The little that a block list needs of a packet.
@@ -92,7 +102,7 @@ impl Source for V6 {
 }
 
 #[inline(always)]
-fn is_welcome<F: Source>(frame: &impl Frame, offset: u32, ifindex: u32, hook: Hook) -> bool {
+fn is_welcome<F: Source>(frame: &impl Frame, offset: u32, place: &Place) -> bool {
     let [source, destination, protocol, length] = F::OFFSETS;
     // What is cut short is told by the next hook.
     let Ok(source) = F::load(frame, offset + source) else {
@@ -140,19 +150,6 @@ fn is_welcome<F: Source>(frame: &impl Frame, offset: u32, ifindex: u32, hook: Ho
         space: space::HOST,
         pad: 0,
     };
-    let now = now();
-    let place = Place {
-        now,
-        cgroup: 0,
-        seconds: seconds(now),
-        ifindex,
-        scope: 0,
-        space: space::HOST,
-        hook: hook as u8,
-        direction: Direction::Ingress as u8,
-        reported: 0,
-        pad: [0; 4],
-    };
     let facts = Facts {
         decision,
         endpoint: 1,
@@ -166,7 +163,7 @@ fn is_welcome<F: Source>(frame: &impl Frame, offset: u32, ifindex: u32, hook: Ho
         tell: 1,
         pad: 0,
     };
-    F::report(&place, &flow, &facts, false);
+    F::report(place, &flow, &facts, false);
     decision.passes()
 }
 

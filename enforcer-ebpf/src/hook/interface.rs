@@ -66,13 +66,13 @@ fn enter(ctx: &TcContext, direction: Direction, space: u8) -> i32 {
     let mut room = FlowRoom::uninit();
     let code = match payload_of(&skb) {
         Ok(Payload::Ip4(offset)) => {
-            if blocks(config, &place, 0) && block::at_tc::<V4>(skb, offset) == 0 {
+            if blocks(config, &place, 0) && block::at_tc::<V4>(skb, offset, &place) == 0 {
                 return DROP;
             }
             pipeline::enter::<V4, false>(skb, config, &place, offset, &mut room)
         }
         Ok(Payload::Ip6(offset)) => {
-            if blocks(config, &place, 1) && block::at_tc::<V6>(skb, offset) == 0 {
+            if blocks(config, &place, 1) && block::at_tc::<V6>(skb, offset, &place) == 0 {
                 return DROP;
             }
             pipeline::enter::<V6, false>(skb, config, &place, offset, &mut room)

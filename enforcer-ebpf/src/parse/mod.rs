@@ -112,30 +112,32 @@ pub mod kind {
 }
 
 impl<F: Family> Packet<F> {
-    /// The flow, seen from the endpoint.
+    /// Writes the flow, seen from the endpoint. In place: a copy would need room on the stack.
     #[inline(always)]
-    pub fn flow(&self, space: u8, scope: u32, direction: Direction) -> FlowKey<F::Addr> {
+    pub fn write_flow(
+        &self,
+        space: u8,
+        scope: u32,
+        direction: Direction,
+        flow: &mut FlowKey<F::Addr>,
+    ) {
+        flow.scope = scope;
+        flow.protocol = self.protocol;
+        flow.space = space;
+        flow.pad = 0;
         match direction {
-            Direction::Egress => FlowKey {
-                scope,
-                local: self.source,
-                remote: self.destination,
-                local_port: self.source_port,
-                remote_port: self.destination_port,
-                protocol: self.protocol,
-                space,
-                pad: 0,
-            },
-            Direction::Ingress => FlowKey {
-                scope,
-                local: self.destination,
-                remote: self.source,
-                local_port: self.destination_port,
-                remote_port: self.source_port,
-                protocol: self.protocol,
-                space,
-                pad: 0,
-            },
+            Direction::Egress => {
+                flow.local = self.source;
+                flow.remote = self.destination;
+                flow.local_port = self.source_port;
+                flow.remote_port = self.destination_port;
+            }
+            Direction::Ingress => {
+                flow.local = self.destination;
+                flow.remote = self.source;
+                flow.local_port = self.destination_port;
+                flow.remote_port = self.source_port;
+            }
         }
     }
 

@@ -271,7 +271,7 @@ pub struct Step {
     pub tcp_flags: u8,
 }
 
-/// Reads the flow of a plain packet, as [`Packet::flow`] has it. `None`: it is not plain.
+/// Reads the flow of a plain packet, as [`Packet::write_flow`] has it. `None`: it is not plain.
 #[inline(always)]
 pub fn flow<F: Plain, const OFFSET: usize>(
     skb: Skb,

@@ -11,7 +11,7 @@ use enforcer_common::{
     event::Event,
 };
 
-use crate::table::counters::lose;
+use crate::{clear::zero, table::counters::lose};
 
 #[btf_map]
 static DENIED: HashMap<DeniedKey, DeniedEntry, 1024> = HashMap::new();
@@ -87,9 +87,9 @@ pub fn send(fill: impl FnOnce(&mut Event)) {
         lose(Loss::RingFull);
         return;
     };
-    // SAFETY: all bytes zero is a valid event.
+    // SAFETY: all bytes zero is a valid event, and it is whole words.
     unsafe {
-        entry.as_mut_ptr().write(core::mem::zeroed());
+        zero(entry.as_mut_ptr().cast(), size_of::<Event>() / 4);
         fill(entry.assume_init_mut());
     }
     entry.submit(0);
