@@ -189,23 +189,27 @@ impl Plain for V6 {
         if !bytes.have(OFFSET + HEADER6) {
             return false;
         }
-        let words = core::ptr::from_mut(source).cast::<u32>();
-        // SAFETY: four words each; both are in structures of words.
-        unsafe {
-            words.write(load!(bytes, "u32", OFFSET + 8) as u32);
-            words.add(1).write(load!(bytes, "u32", OFFSET + 12) as u32);
-            words.add(2).write(load!(bytes, "u32", OFFSET + 16) as u32);
-            words.add(3).write(load!(bytes, "u32", OFFSET + 20) as u32);
-        }
-        let words = core::ptr::from_mut(destination).cast::<u32>();
-        // SAFETY: as above.
-        unsafe {
-            words.write(load!(bytes, "u32", OFFSET + 24) as u32);
-            words.add(1).write(load!(bytes, "u32", OFFSET + 28) as u32);
-            words.add(2).write(load!(bytes, "u32", OFFSET + 32) as u32);
-            words.add(3).write(load!(bytes, "u32", OFFSET + 36) as u32);
-        }
+        set_word(source, 0, load!(bytes, "u32", OFFSET + 8) as u32);
+        set_word(source, 1, load!(bytes, "u32", OFFSET + 12) as u32);
+        set_word(source, 2, load!(bytes, "u32", OFFSET + 16) as u32);
+        set_word(source, 3, load!(bytes, "u32", OFFSET + 20) as u32);
+        set_word(destination, 0, load!(bytes, "u32", OFFSET + 24) as u32);
+        set_word(destination, 1, load!(bytes, "u32", OFFSET + 28) as u32);
+        set_word(destination, 2, load!(bytes, "u32", OFFSET + 32) as u32);
+        set_word(destination, 3, load!(bytes, "u32", OFFSET + 36) as u32);
         true
+    }
+}
+
+/// Writes a word of an address.
+#[inline(always)]
+fn set_word(address: &mut Addr6, index: usize, word: u32) {
+    // SAFETY: an address has four words, and is a field of a structure of words.
+    unsafe {
+        core::ptr::from_mut(address)
+            .cast::<u32>()
+            .add(index)
+            .write(word)
     }
 }
 
