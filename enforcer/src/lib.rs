@@ -11,6 +11,7 @@ pub mod cli;
 pub mod compile;
 pub mod daemon;
 pub mod datapath;
+pub mod formatting;
 pub mod inventory;
 pub mod kernel_handle;
 pub mod lint;

@@ -13,6 +13,7 @@ pub mod duration;
 pub mod endpoints;
 pub mod exit;
 pub mod explain;
+pub mod fmt;
 pub mod log;
 pub mod observe;
 pub mod output;
@@ -57,6 +58,8 @@ pub enum Command {
     /// Say everything that `run` would refuse in these policy trees and files, and what is
     /// probably not meant.
     Check(check::CheckArgs),
+    /// Write policy files in canonical form.
+    Fmt(fmt::FmtArgs),
     /// Run the tests that stand beside the policies.
     Test(test::TestArgs),
     /// Put the policy tree, or another mode, in force now; on trial if asked.
@@ -106,6 +109,7 @@ fn run(cli: &Cli) -> anyhow::Result<Exit> {
     match &cli.command {
         Command::Run(args) => run::run(args, format),
         Command::Check(args) => check::run(args, format),
+        Command::Fmt(args) => fmt::run(args, format),
         Command::Test(args) => test::run(args, format),
         Command::Apply(args) => apply::run(args, format),
         Command::Confirm(args) => confirm::run(args, format),

@@ -61,6 +61,26 @@ impl Node {
         }
     }
 
+    /// What is written, without places and the order of keys.
+    pub(super) fn spelling(&self) -> String {
+        match &self.value {
+            Value::Null | Value::Unspelt => "~".to_owned(),
+            Value::Text(text) => format!("{text:?}"),
+            Value::List(items) => {
+                let items: Vec<_> = items.iter().map(Self::spelling).collect();
+                format!("[{}]", items.join(","))
+            }
+            Value::Map(entries) => {
+                let entry = |(key, value): &(Self, Self)| {
+                    format!("{}:{}", key.spelling(), value.spelling())
+                };
+                let mut entries: Vec<_> = entries.iter().map(entry).collect();
+                entries.sort();
+                format!("{{{}}}", entries.join(","))
+            }
+        }
+    }
+
     /// Fills in what only the text knows, and makes positions count from the file's first line.
     fn settle(&mut self, text: &str, lines_before: u32) {
         self.at.line += lines_before;

@@ -24,7 +24,10 @@ mod statement;
 mod study;
 mod workload;
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 pub use diagnostic::{Code, PolicyDiagnostic, PolicyErrors, Position};
 pub(crate) use diagnostic::{Frame, cut};
@@ -65,6 +68,30 @@ pub fn load_paths(paths: &[PathBuf]) -> Result<ResolvedPolicy, PolicyErrors> {
 /// As [`load`].
 pub fn study(paths: &[PathBuf]) -> Result<Study, PolicyErrors> {
     loader::read(paths, Names::AsGiven, loader::afresh).map(Study::from)
+}
+
+/// The files of several trees, each called by its path as given.
+///
+/// # Errors
+/// What cannot be read.
+pub fn files(paths: &[PathBuf]) -> Result<Vec<Arc<SourceFile>>, PolicyErrors> {
+    let mut errors = diagnostic::Collector::default();
+    let tree = source::read(paths, Names::AsGiven, &mut errors);
+    errors.finish().map_or(Ok(tree.files), Err)
+}
+
+/// Whether two texts have the same documents, but for the order of keys. `false` where one of
+/// them has errors.
+pub fn same_documents(one: &str, other: &str) -> bool {
+    let read = |text: &str| {
+        let mut errors = diagnostic::Collector::default();
+        let mut documents = Vec::new();
+        document::parse(&SourceFile::new("", text), &mut errors, |node, _| {
+            documents.push(node.spelling());
+        });
+        errors.is_empty().then_some(documents)
+    };
+    read(one).is_some_and(|one| Some(one) == read(other))
 }
 
 /// Reads the policy of one file that is already in memory, called `name` in errors.
