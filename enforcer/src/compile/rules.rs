@@ -2,7 +2,7 @@
 //! priority, namespace, policy and place in the document.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap},
     sync::Arc,
 };
 
@@ -130,10 +130,10 @@ impl Rulebook {
                 let says = known.unwrap_or_else(|| {
                     shelf.last_id += 1;
                     let ports = key.1.clone();
-                    let made = PolicyRules::new(policy, rules, mode, now, ports, direction, index);
+                    let fresh = PolicyRules::new(policy, rules, mode, now, ports, direction, index);
                     Arc::new(PolicyRules {
                         id: shelf.last_id,
-                        ..made
+                        ..fresh
                     })
                 });
                 shelf.known.insert(key, says.clone());
@@ -233,15 +233,15 @@ impl PolicyRules {
                     ranges,
                 });
             };
-            let mut named = BTreeSet::new();
+            let mut by_name = BTreeSet::new();
             if !all_ports {
                 for wanted in named_ports(rule) {
                     asks_peers |= direction == Direction::Egress;
-                    named.extend(index.named_ports(wanted).cloned());
+                    by_name.extend(index.named_ports(wanted).cloned());
                 }
             }
             let of_subject = subject_ports.iter().flatten();
-            let of_subject = of_subject.filter(|port| named.contains(*port));
+            let of_subject = of_subject.filter(|port| by_name.contains(*port));
             let ranges = port_ranges(rule, of_subject);
             if all_ports || !ranges.is_empty() {
                 let any = rule.peers.iter().any(Peer::is_any);
@@ -250,7 +250,7 @@ impl PolicyRules {
                 add((!any).then(|| peers.collect()), ranges);
             }
             if direction == Direction::Egress {
-                for port in &named {
+                for port in &by_name {
                     let peers = rule.peers.iter();
                     let peers = peers.flat_map(|peer| index.numbers_of(peer, Some(port)));
                     add(
@@ -309,13 +309,13 @@ fn variants(
     let Some(subject) = subject_of(policy, index) else {
         return vec![Some(Vec::new())];
     };
-    let mut variants: BTreeMap<Vec<NamedPort>, ()> = BTreeMap::new();
+    let mut variants: BTreeSet<Vec<NamedPort>> = BTreeSet::new();
     for peer in subject.iter() {
         for position in index.matching(*peer) {
-            variants.insert(relevant(index, *position, &asked), ());
+            variants.insert(relevant(index, *position, &asked));
         }
     }
-    variants.into_keys().map(Some).collect()
+    variants.into_iter().map(Some).collect()
 }
 
 /// Of the named ports of the workload at a position, those that are asked for.

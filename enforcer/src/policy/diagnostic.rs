@@ -75,6 +75,14 @@ codes! {
     BadSelector = "bad-selector",
     /// A peer says nothing or two things.
     BadPeer = "bad-peer",
+    /// A group of this name is not there.
+    UnknownGroup = "unknown-group",
+    /// A group that refers to itself, by whatever way.
+    GroupCycle = "group-cycle",
+    /// A group where it cannot be used.
+    BadGroup = "bad-group",
+    /// Not a moment, or an end before its beginning.
+    BadTime = "bad-time",
     /// `from` below `egress`, or `to` below `ingress`.
     WrongDirection = "wrong-direction",
     /// Not an address or network.
@@ -422,7 +430,12 @@ impl Collector {
         self.omitted += excess;
     }
 
-    /// Whether nothing was added.
+    /// How many were added.
+    pub(super) fn count(&self) -> usize {
+        self.errors.len() + self.omitted
+    }
+
+    /// Whether there is none.
     pub(super) fn is_empty(&self) -> bool {
         self.errors.is_empty()
     }

@@ -2,12 +2,16 @@
 //!
 //! `source` finds and reads the files, `document` parses their YAML into trees of positioned
 //! nodes, `statement` has each of them read as its kind (`segment_policy`, `workload`, `node`,
-//! `policy_test`), and `resolve` looks at all of them together. Every stage goes on after an error, so that one report has everything
+//! `described`, `policy_test`), and `resolve` looks at all of them together. Every stage goes on
+//! after an error, so that one report has everything
 //! that is wrong with a tree.
 
+mod answerable;
 mod commit;
+mod described;
 mod diagnostic;
 mod document;
+mod groups;
 mod loader;
 pub mod model;
 mod name;
@@ -19,6 +23,7 @@ mod port;
 mod reader;
 mod resolve;
 mod segment_policy;
+mod selector;
 mod source;
 mod statement;
 mod study;
@@ -116,8 +121,9 @@ mod tests {
 
     use super::{
         model::{
-            Failsafe, Fallback, Labels, Mode, Peer, Place, PortMatch, PortRange, RuleAction,
-            Subject, Tier, WorkloadSelector,
+            Assurance, Expression, Failsafe, Fallback, Group, LabelSelector, Labels, Mode,
+            NamedPortMatch, Operator, Peer, Place, PortMatch, PortRange, RuleAction, SpiffePattern,
+            Subject, Tier, UnitPattern, WorkloadSelector,
         },
         *,
     };
@@ -278,6 +284,142 @@ mod tests {
             let rule = &policy.rules[INGRESS].as_ref().unwrap()[0];
             assert_eq!(rule.ports, [expected], "{written}");
         }
+    }
+
+    #[test]
+    fn the_whole_language_is_read() {
+        let text = r#"
+apiVersion: v1
+kind: Namespace
+metadata: {name: pay, labels: {team: money}, uid: "7", creationTimestamp: null-ish}
+spec: {finalizers: [kubernetes]}
+status: {phase: Active}
+---
+apiVersion: enforcer.dev/v1alpha1
+kind: Host
+metadata: {name: h2, labels: {zone: b}}
+spec: {addresses: [192.0.2.2]}
+---
+apiVersion: enforcer.dev/v1alpha1
+kind: Workload
+metadata: {name: w, labels: {app: w}}
+spec:
+  addresses: [10.0.0.1]
+  serviceAccount: runner
+  ports: [{name: http, port: 8080}, {name: http, port: 53, protocol: UDP}]
+---
+apiVersion: enforcer.dev/v1alpha1
+kind: Group
+metadata: {name: inner, namespace: shop}
+spec: {peers: [{labels: {app: a}}]}
+---
+apiVersion: enforcer.dev/v1alpha1
+kind: Group
+metadata: {name: outer}
+spec: {peers: [{entity: remoteHost}, {labels: {}, namespaceSelector: {matchLabels: {team: money}}}]}
+---
+apiVersion: enforcer.dev/v1alpha1
+kind: SegmentPolicy
+metadata: {name: p, namespace: shop}
+spec:
+  owner: ann
+  ticket: T-1
+  controls: [c2, c1]
+  validFrom: 2027-01-01T00:00:00Z
+  selector: {group: inner}
+  ingress:
+    - action: pass
+      from: [{group: outer, assurance: kernel}, {group: inner}]
+      ports: [http/udp, {port: http}, {protocol: any, port: http}]
+    - log: true
+      owner: bob
+      controls: [c3]
+      validUntil: 2027-02-01T01:00:00+01:00
+      from:
+        - spiffeId: spiffe://example.org/ns/*/sa/web
+        - unit: web@*.service
+          matchExpressions: [{key: app, operator: NotIn, values: [b, a]}]
+        - serviceAccount: runner
+"#;
+        let tree = resolved(text);
+        let shop = |app: &str| selector(Some("shop"), &[("app", app)]);
+        let policy = &tree.policies[0];
+        assert_eq!(policy.subject, Subject::Workloads(vec![shop("a")]));
+        let rules = policy.rules[INGRESS].as_ref().unwrap();
+        assert_eq!(rules[0].action, RuleAction::Pass);
+        let by_team = WorkloadSelector {
+            namespace_labels: LabelSelector::of(labels(&[("team", "money")])),
+            ..WorkloadSelector::default()
+        };
+        let group = |namespace: Option<&str>, name: &str, peers| {
+            Peer::Group(Arc::new(Group {
+                namespace: namespace.map(str::to_owned),
+                name: name.to_owned(),
+                peers,
+            }))
+        };
+        let outer = vec![Peer::RemoteHost, Peer::Workloads(by_team)];
+        let expected = [
+            Peer::Assured {
+                at_least: Assurance::Kernel,
+                peer: Box::new(group(None, "outer", outer)),
+            },
+            group(Some("shop"), "inner", vec![Peer::Workloads(shop("a"))]),
+        ];
+        assert_eq!(rules[0].peers, expected);
+        let http = |protocol| {
+            PortMatch::Named(NamedPortMatch {
+                protocol,
+                name: "http".to_owned(),
+            })
+        };
+        let expected = [
+            http(Some(Protocol::UDP)),
+            http(Some(Protocol::TCP)),
+            http(None),
+        ];
+        assert_eq!(rules[0].ports, expected);
+
+        let second = &rules[1];
+        assert!(second.log);
+        let expression = Expression {
+            key: "app".to_owned(),
+            operator: Operator::NotIn,
+            values: ["a".to_owned(), "b".to_owned()].into(),
+        };
+        let expected = [
+            WorkloadSelector {
+                spiffe_id: Some(SpiffePattern::new("spiffe://example.org/ns/*/sa/web")),
+                ..WorkloadSelector::default()
+            },
+            WorkloadSelector {
+                namespace: Some("shop".to_owned()),
+                unit: Some(UnitPattern::new("web@*.service")),
+                labels: LabelSelector {
+                    expressions: vec![expression],
+                    ..LabelSelector::default()
+                },
+                ..WorkloadSelector::default()
+            },
+            WorkloadSelector {
+                namespace: Some("shop".to_owned()),
+                service_account: Some("runner".to_owned()),
+                ..WorkloadSelector::default()
+            },
+        ];
+        assert_eq!(second.peers, expected.map(Peer::Workloads));
+        let both = policy.accountability.with(&second.accountability);
+        assert_eq!(both.owner.as_deref(), Some("bob"));
+        assert_eq!(both.ticket.as_deref(), Some("T-1"));
+        assert_eq!(both.controls.len(), 3);
+        let boundaries: Vec<_> = tree.boundaries().iter().map(ToString::to_string).collect();
+        assert_eq!(boundaries, ["2027-01-01T00:00:00Z", "2027-02-01T00:00:00Z"]);
+
+        assert_eq!(tree.workloads[0].service_account.as_deref(), Some("runner"));
+        assert_eq!(tree.workloads[0].ports.len(), 2);
+        assert_eq!(tree.hosts[0].labels, labels(&[("zone", "b")]));
+        let by_team = LabelSelector::of(labels(&[("team", "money")]));
+        assert!(tree.namespaces.matches(&by_team, "pay"));
     }
 
     #[test]

@@ -27,9 +27,10 @@ pub(super) struct Metadata {
     pub(super) at: Position,
 }
 
-const DNS_LABEL: &str = "use a to z, 0 to 9 and `-` inside, at most 63 characters, as in `shop`";
+pub(super) const DNS_LABEL: &str =
+    "use a to z, 0 to 9 and `-` inside, at most 63 characters, as in `shop`";
 
-fn is_dns_label(text: &str) -> bool {
+pub(super) fn is_dns_label(text: &str) -> bool {
     let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
     !text.is_empty()
         && text.len() <= WORD_CHARS
@@ -93,8 +94,9 @@ impl Reader<'_> {
         })
     }
 
-    fn name(&mut self, node: &Node) -> Option<String> {
-        let text = self.text(node, "`name`")?;
+    /// A name of a document.
+    pub(super) fn name(&mut self, node: &Node) -> Option<String> {
+        let text = self.text(node, "a name")?;
         if is_dns_subdomain(text) {
             return Some(text.to_owned());
         }
@@ -151,26 +153,79 @@ impl Reader<'_> {
         let mut good = true;
         for (key, at, value) in self.pairs(node, "`labels`")? {
             good &= self.label_key(key, at);
-            let Some(text) = self.text(value, "a label's value") else {
+            let Some(text) = self.label_value(value) else {
                 good = false;
                 continue;
             };
-            if !text.is_empty() && !is_word(text) {
-                good = false;
-                self.error(
-                    Code::BadLabel,
-                    value.at,
-                    format!("{} cannot be the value of a label", quoted(text)),
-                    "use letters, digits, and `-`, `_` or `.` between them, at most 63 \
-                     characters, or `\"\"`",
-                );
-            }
             labels.insert(key.to_owned(), text.to_owned());
         }
         good.then_some(labels)
     }
 
-    fn label_key(&mut self, key: &str, at: Position) -> bool {
+    /// A label's value.
+    pub(super) fn label_value<'n>(&mut self, node: &'n Node) -> Option<&'n str> {
+        let text = self.text(node, "a label's value")?;
+        if text.is_empty() || is_word(text) {
+            return Some(text);
+        }
+        self.error(
+            Code::BadLabel,
+            node.at,
+            format!("{} cannot be the value of a label", quoted(text)),
+            "use letters, digits, and `-`, `_` or `.` between them, at most 63 characters, or \
+             `\"\"`",
+        );
+        None
+    }
+
+    /// The name of a service account.
+    pub(super) fn service_account(&mut self, node: &Node) -> Option<String> {
+        let text = self.text(node, "`serviceAccount`")?;
+        if is_dns_subdomain(text) {
+            return Some(text.to_owned());
+        }
+        let message = format!("{} cannot be a service account", quoted(text));
+        let help = "use a to z, 0 to 9, and `-` or `.` between them, at most 253 characters";
+        self.error(Code::BadName, node.at, message, help);
+        None
+    }
+
+    /// `metadata` of an object as a cluster writes it.
+    pub(super) fn cluster_metadata(&mut self, document: &Fields<'_>) -> Option<Metadata> {
+        let help = "write `metadata:` and below it `name: some-name`";
+        let node = self.required(document, "metadata", "a document", help)?;
+        let known = &[
+            "name",
+            "labels",
+            "annotations",
+            "creationTimestamp",
+            "deletionGracePeriodSeconds",
+            "deletionTimestamp",
+            "finalizers",
+            "generateName",
+            "generation",
+            "managedFields",
+            "ownerReferences",
+            "resourceVersion",
+            "selfLink",
+            "uid",
+        ];
+        let fields = self.fields(node, "`metadata`", known)?;
+        let name = self.required(&fields, "name", "`metadata`", "write `name: some-name`")?;
+        let labels = match fields.find("labels") {
+            Some(node) => self.labels(node),
+            None => Some(Labels::new()),
+        };
+        Some(Metadata {
+            namespace: None,
+            name: self.name(name)?,
+            labels: labels?,
+            at: name.at,
+        })
+    }
+
+    /// Whether a text can be the key of a label.
+    pub(super) fn label_key(&mut self, key: &str, at: Position) -> bool {
         let good = is_label_key(key);
         if !good {
             self.error(
@@ -215,6 +270,36 @@ impl Reader<'_> {
         );
         None
     }
+}
+
+/// The same with `*` and `**` in the path.
+pub(super) fn check_spiffe_pattern(text: &str) -> Result<(), &'static str> {
+    let Some((domain, path)) = text
+        .strip_prefix("spiffe://")
+        .and_then(|rest| rest.split_once('/'))
+    else {
+        return check_spiffe_id(text);
+    };
+    let mut example = format!("spiffe://{domain}");
+    for segment in path.split('/') {
+        if segment != "**" && segment.contains("**") {
+            return Err("`**` is not a segment of its own");
+        }
+        example.push('/');
+        example.push_str(&segment.replace("**", "x").replace('*', "x"));
+    }
+    check_spiffe_id(&example)
+}
+
+/// As Kubernetes has it for ports of containers (IANA service names, RFC 6335), but beginning
+/// with a letter: `0x50` and `8000-x` are numbers that went wrong.
+pub(super) fn is_port_name(text: &str) -> bool {
+    let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    text.len() <= 15
+        && text.bytes().all(inner)
+        && text.starts_with(|first: char| first.is_ascii_lowercase())
+        && !text.ends_with('-')
+        && !text.contains("--")
 }
 
 fn check_spiffe_id(text: &str) -> Result<(), &'static str> {

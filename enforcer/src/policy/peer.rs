@@ -1,21 +1,39 @@
 //! Networks and the other side of a flow.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::Arc};
 
 use ipnet::IpNet;
 
 use super::{
     diagnostic::{Code, listed},
     document::{Node, Value},
-    model::{Peer, WorkloadSelector},
+    model::{Assurance, Group, Peer, WorkloadSelector},
     reader::{Fields, Reader, quoted},
+    selector::FACTS,
 };
 
-const FORMS: [&str; 3] = ["labels", "cidr", "entity"];
+/// What says who a peer is. A peer may have several of the first five.
+const FORMS: [&str; 8] = [
+    "labels",
+    "matchExpressions",
+    "spiffeId",
+    "serviceAccount",
+    "unit",
+    "cidr",
+    "entity",
+    "group",
+];
+
+const ASSURANCES: [(&str, Assurance); 4] = [
+    ("address", Assurance::Address),
+    ("orchestrator", Assurance::Orchestrator),
+    ("kernel", Assurance::Kernel),
+    ("attested", Assurance::Attested),
+];
 
 /// The field in which a peer that is only a word was probably meant.
 fn form_of(text: &str) -> Option<&'static str> {
-    if matches!(text, "world" | "host" | "any") {
+    if matches!(text, "world" | "host" | "remoteHost" | "any") {
         return Some("entity");
     }
     let network = text.parse::<IpNet>().is_ok() || text.parse::<IpAddr>().is_ok();
@@ -37,17 +55,35 @@ impl Reader<'_> {
             );
             return None;
         }
-        let known = &["labels", "namespace", "cidr", "except", "entity"];
+        let known = &[
+            "labels",
+            "matchExpressions",
+            "namespace",
+            "namespaceSelector",
+            "spiffeId",
+            "serviceAccount",
+            "unit",
+            "cidr",
+            "except",
+            "entity",
+            "group",
+            "assurance",
+        ];
         let fields = self.fields(node, "a peer", known)?;
         let forms: Vec<_> = FORMS
             .into_iter()
             .filter(|form| fields.find(form).is_some())
             .collect();
+        let is_fact = |form: &str| FACTS.contains(&form) || form == "labels";
         let form = match forms.as_slice() {
+            [first, rest @ ..] if is_fact(first) && rest.iter().all(|form| is_fact(form)) => {
+                "labels"
+            }
             [form] => *form,
             [] if fields.doubtful => return None,
             [] => {
-                let help = if fields.find("namespace").is_some() {
+                let of_namespace = ["namespace", "namespaceSelector"];
+                let help = if of_namespace.iter().any(|name| fields.find(name).is_some()) {
                     "add `labels: {}` for every workload of the namespace".to_owned()
                 } else {
                     format!("write one of {}; for anybody `entity: any`", listed(FORMS))
@@ -64,38 +100,88 @@ impl Reader<'_> {
                 return None;
             }
         };
-        for (name, owner) in [("namespace", "labels"), ("except", "cidr")] {
+        for (name, owner) in [
+            ("namespace", "labels"),
+            ("namespaceSelector", "labels"),
+            ("except", "cidr"),
+        ] {
             if let (true, Some(at)) = (form != owner, fields.key(name)) {
                 let message = format!("`{name}` belongs to `{owner}`, not to `{form}`");
                 self.error(Code::BadPeer, at, message, "remove it");
                 return None;
             }
         }
-        match form {
+        let assurance = match fields.find("assurance") {
+            Some(node) => self.choice(node, "`assurance`", &ASSURANCES),
+            None => Some(Assurance::Address),
+        };
+        let peer = match form {
             "labels" => self.workloads(&fields, namespace),
             "cidr" => self.network(&fields),
+            "group" => self.group_reference(fields.find("group")?),
             _ => {
                 let entities = [
                     ("world", Peer::World),
                     ("host", Peer::Host),
+                    ("remoteHost", Peer::RemoteHost),
                     ("any", Peer::Any),
                 ];
                 self.choice(fields.find("entity")?, "`entity`", &entities)
             }
+        };
+        let (at_least, peer) = (assurance?, peer?);
+        if let (Some(at), Peer::Cidr { .. } | Peer::World) = (fields.key("assurance"), &peer) {
+            let message = "`assurance` of who is known by nothing but an address";
+            let help = "remove it, or select workloads by `labels`";
+            self.error(Code::BadPeer, at, message, help);
+            return None;
         }
+        Some(match at_least {
+            Assurance::Address => peer,
+            at_least => Peer::Assured {
+                at_least,
+                peer: Box::new(peer),
+            },
+        })
+    }
+
+    /// A group by its name; the rest comes when all groups are known.
+    fn group_reference(&mut self, node: &Node) -> Option<Peer> {
+        let group = self.group_name(node)?;
+        self.references.push(node.at);
+        Some(Peer::Group(Arc::new(group)))
+    }
+
+    /// The name of a group, as somebody refers to it.
+    pub(super) fn group_name(&mut self, node: &Node) -> Option<Group> {
+        Some(Group {
+            namespace: None,
+            name: self.name(node)?,
+            peers: Vec::new(),
+        })
     }
 
     fn workloads(&mut self, fields: &Fields<'_>, own: Option<&str>) -> Option<Peer> {
-        let match_labels = self.labels(fields.find("labels")?);
-        let namespace = match fields.find("namespace") {
-            None => own.map(str::to_owned),
+        let selector = self.facts(fields, "labels");
+        let (name, by_labels) = (fields.find("namespace"), fields.key("namespaceSelector"));
+        if let (Some(_), Some(at)) = (name, by_labels) {
+            let message = "`namespace` and `namespaceSelector` in one peer";
+            self.error(Code::BadPeer, at, message, "keep one of them");
+            return None;
+        }
+        // An ID or a unit tells who it is, wherever.
+        let of_own = ["labels", "matchExpressions", "serviceAccount"];
+        let of_own = of_own.iter().any(|name| fields.find(name).is_some());
+        let namespace = match name {
+            None if by_labels.is_none() && of_own => own.map(str::to_owned),
+            None => None,
             Some(node) if self.text(node, "`namespace`")? == "*" => None,
             Some(node) => Some(self.namespace(node)?),
         };
-        Some(Peer::Workloads(WorkloadSelector::labelled(
+        Some(Peer::Workloads(WorkloadSelector {
             namespace,
-            match_labels?,
-        )))
+            ..selector?
+        }))
     }
 
     fn network(&mut self, fields: &Fields<'_>) -> Option<Peer> {

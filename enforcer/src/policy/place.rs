@@ -116,7 +116,7 @@ fn check_cgroup(text: &str) -> Checked {
     check_glob(text)
 }
 
-fn check_unit(text: &str) -> Checked {
+pub(super) fn check_unit(text: &str) -> Checked {
     let suffix = UNIT_SUFFIXES
         .into_iter()
         .find(|suffix| text.ends_with(suffix));

@@ -5,7 +5,8 @@ use enforcer_common::{Protocol, flow_key::icmp_port};
 use super::{
     diagnostic::{Code, closest, listed},
     document::{Node, Value},
-    model::{PortMatch, PortRange},
+    model::{NamedPortMatch, PortMatch, PortRange},
+    name::is_port_name,
     reader::{Fields, Reader, Reported, quoted},
 };
 
@@ -43,7 +44,79 @@ const fn is_icmp(protocol: u8) -> bool {
 impl Reader<'_> {
     /// An item of `ports`.
     pub(super) fn port_match(&mut self, node: &Node) -> Option<PortMatch> {
-        self.range(node).map(PortMatch::Range)
+        match self.named(node).ok()? {
+            Some(named) => Some(PortMatch::Named(named)),
+            None => self.range(node).map(PortMatch::Range),
+        }
+    }
+
+    /// A port by name, if that is what is written.
+    fn named(&mut self, node: &Node) -> Result<Option<NamedPortMatch>, Reported> {
+        if let Value::Text(text) = &node.value {
+            return match text.split_once('/') {
+                Some((name, protocol)) if is_port_name(name) => {
+                    let protocol = self.protocol_word(node, protocol).ok_or(Reported)?;
+                    self.with_ports(node, protocol).ok_or(Reported)?;
+                    Ok(Some(NamedPortMatch {
+                        protocol: Some(protocol),
+                        name: name.to_owned(),
+                    }))
+                }
+                _ => Ok(None),
+            };
+        }
+        let Value::Map(entries) = &node.value else {
+            return Ok(None);
+        };
+        let is_name = |(key, value): &(Node, Node)| match (&key.value, &value.value) {
+            (Value::Text(key), Value::Text(value)) => key == "port" && is_port_name(value),
+            _ => false,
+        };
+        if !entries.iter().any(is_name) {
+            return Ok(None);
+        }
+        let known = &["protocol", "port", "endPort", "type", "code"];
+        let fields = self.fields(node, "a port", known).ok_or(Reported)?;
+        let port = fields.find("port").ok_or(Reported)?;
+        for other in ["endPort", "type", "code"] {
+            if let Some(at) = fields.key(other) {
+                let message = format!("`{other}` with a port's name");
+                self.error(
+                    Code::BadPort,
+                    at,
+                    message,
+                    "remove it, or write a number as `port`",
+                );
+                return Err(Reported);
+            }
+        }
+        let protocol = match fields.find("protocol") {
+            Some(node) => {
+                let protocol = self.protocol(node)?;
+                if let Some(protocol) = protocol {
+                    self.with_ports(node, protocol).ok_or(Reported)?;
+                }
+                protocol
+            }
+            None => Some(Protocol::TCP),
+        };
+        Ok(Some(NamedPortMatch {
+            protocol,
+            name: self.port_name(port).ok_or(Reported)?,
+        }))
+    }
+
+    /// The name of a port.
+    pub(super) fn port_name(&mut self, node: &Node) -> Option<String> {
+        let text = self.text(node, "a port's name")?;
+        if is_port_name(text) {
+            return Some(text.to_owned());
+        }
+        let message = format!("{} cannot be the name of a port", quoted(text));
+        let help = "use a to z first, then also 0 to 9 and `-`, at most 15 characters, as in \
+                    `http`";
+        self.error(Code::BadName, node.at, message, help);
+        None
     }
 
     fn range(&mut self, node: &Node) -> Option<PortRange> {
@@ -303,6 +376,10 @@ impl Reader<'_> {
     pub(super) fn port_protocol(&mut self, node: &Node) -> Option<u8> {
         let text = self.text(node, "`protocol`")?;
         let protocol = self.protocol_word(node, text)?;
+        self.with_ports(node, protocol)
+    }
+
+    fn with_ports(&mut self, node: &Node, protocol: u8) -> Option<u8> {
         if Protocol::has_ports(protocol) {
             return Some(protocol);
         }

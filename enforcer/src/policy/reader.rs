@@ -18,31 +18,17 @@ const QUOTED_CHARS: usize = 60;
 /// Words of the language that this version does not have, and what to write meanwhile.
 const LATER: &[(&str, &str)] = &[
     (
-        "matchExpressions",
-        "write the labels out under `matchLabels`, in one policy for each set of labels",
+        "fqdn",
+        "names are not looked up in this version: write the addresses as `cidr`",
     ),
-    ("fqdn", "write the addresses as `cidr`"),
-    ("fqdns", "write the addresses as `cidr`"),
-    ("assurance", "leave it out"),
-    ("log", "leave it out; every denial is reported"),
+    (
+        "fqdns",
+        "names are not looked up in this version: write the addresses as `cidr`",
+    ),
     (
         "priority",
         "leave it out; `tier` is the only order between policies",
     ),
-    (
-        "validFrom",
-        "leave it out, and add the policy when it is to begin",
-    ),
-    (
-        "validUntil",
-        "leave it out, and remove the policy when it is to end",
-    ),
-    (
-        "pass",
-        "write the rules that `pass` would reach in the same tier",
-    ),
-    ("spiffeId", "select the workload by its labels"),
-    ("serviceAccount", "select the workload by its labels"),
     ("service", "select the workloads behind it by their labels"),
 ];
 
@@ -75,11 +61,6 @@ const ELSEWHERE: &[(&str, &str, &str)] = &[
         "podSelector",
         "write `labels`, without `matchLabels`",
     ),
-    (
-        "a peer",
-        "namespaceSelector",
-        "name the namespace in `namespace`, beside `labels`",
-    ),
     ("a peer", "ipBlock", "write `cidr` and `except` directly"),
     ("a peer", "matchLabels", "write `labels`"),
     ("a peer", "selector", "write `labels`"),
@@ -95,6 +76,8 @@ pub(super) struct Reader<'a> {
     pub(super) file: &'a Arc<SourceFile>,
     pub(super) errors: &'a mut Collector,
     pub(super) commit: Option<&'a Arc<str>>,
+    /// Where groups are referred to, in the order of reading.
+    pub(super) references: Vec<Position>,
 }
 
 /// An error was reported. (Where a value may be absent; elsewhere readers return an `Option`,

@@ -9,6 +9,7 @@ use std::{
 
 use super::{
     diagnostic::{Code, Collector, Position},
+    groups::Groups,
     model::{self, ResolvedPolicy},
     source::SourceFile,
     statement::{FileStatements, Statement},
@@ -50,11 +51,32 @@ pub(super) fn resolve(
         ..ResolvedPolicy::default()
     };
     let mut claims = Claims::default();
+    let mut groups = Groups::default();
+    let statements = files.iter().flat_map(|file| {
+        let statements = file.statements.iter();
+        statements.map(|statement| (statement, &file.source))
+    });
+    for (statement, file) in statements {
+        if let Statement::Group(group) = statement {
+            groups.add(group, file);
+        }
+    }
+    groups.check(errors);
     for file in files {
         for statement in &file.statements {
             claims.check(statement, &file.source, errors);
             match statement {
-                Statement::Policy(segment, _) => policy.policies.push(segment.clone()),
+                Statement::Policy(found) => {
+                    policy
+                        .policies
+                        .push(groups.fill(found, &file.source, errors));
+                }
+                Statement::Group(_) => {}
+                Statement::Namespace(found) => {
+                    let labels = found.labels.clone();
+                    policy.namespaces.insert(found.name.clone(), labels);
+                }
+                Statement::Host(found) => policy.hosts.push(found.host.clone()),
                 Statement::Workload(found) => policy.workloads.push(found.workload.clone()),
                 Statement::Node(settings, _) => policy.node = (**settings).clone(),
                 // For those who work on the tree; see `study`.
@@ -65,6 +87,7 @@ pub(super) fn resolve(
     policy
         .workloads
         .sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
+    policy.hosts.sort_by(|a, b| a.name.cmp(&b.name));
     policy.policies.sort_by(|a, b| a.rank().cmp(&b.rank()));
     policy
 }
@@ -72,13 +95,27 @@ pub(super) fn resolve(
 impl Claims {
     fn check(&mut self, statement: &Statement, file: &Arc<SourceFile>, errors: &mut Collector) {
         match statement {
-            Statement::Policy(policy, at) => {
+            Statement::Policy(found) => {
+                let policy = &found.policy;
                 let key = (
                     "SegmentPolicy",
                     policy.namespace.clone(),
                     policy.name.clone(),
                 );
-                self.name(key, file, *at, errors);
+                self.name(key, file, found.name_at, errors);
+            }
+            Statement::Group(found) => {
+                let key = ("Group", found.namespace.clone(), found.name.clone());
+                self.name(key, file, found.name_at, errors);
+            }
+            Statement::Namespace(found) => {
+                let key = ("Namespace", None, found.name.clone());
+                self.name(key, file, found.name_at, errors);
+            }
+            Statement::Host(found) => {
+                let key = ("Host", None, found.host.name.clone());
+                self.name(key, file, found.name_at, errors);
+                self.addresses(&found.host.addresses, &found.addresses_at, file, errors);
             }
             Statement::Test(test, at) => {
                 let key = ("PolicyTest", test.namespace.clone(), test.name.clone());
@@ -89,13 +126,7 @@ impl Claims {
                 let namespace = Some(workload.namespace.clone());
                 let key = ("Workload", namespace, workload.name.clone());
                 self.name(key, file, found.name_at, errors);
-                for (address, at) in workload.addresses.iter().zip(&found.addresses_at) {
-                    if let Some(first) = self.addresses.claim(*address, file, *at) {
-                        let message = format!("`{address}` is also an address in {first}");
-                        let help = "an address belongs to one workload: correct one of the two";
-                        errors.add(Code::DuplicateAddress, file, *at, message, help);
-                    }
-                }
+                self.addresses(&workload.addresses, &found.addresses_at, file, errors);
                 let Some(place) = &workload.place else { return };
                 if let Some(first) = self.places.claim(place.clone(), file, found.place_at) {
                     let message = format!("this is also the place of the workload in {first}");
@@ -109,6 +140,22 @@ impl Claims {
                     let help = "a tree is the policy of one node: keep one Node document";
                     errors.add(Code::DuplicateName, file, *at, message, help);
                 }
+            }
+        }
+    }
+
+    fn addresses(
+        &mut self,
+        addresses: &[ipnet::IpNet],
+        at: &[Position],
+        file: &Arc<SourceFile>,
+        errors: &mut Collector,
+    ) {
+        for (address, at) in addresses.iter().zip(at) {
+            if let Some(first) = self.addresses.claim(*address, file, *at) {
+                let message = format!("`{address}` is also an address in {first}");
+                let help = "an address belongs to one workload or host: correct one of the two";
+                errors.add(Code::DuplicateAddress, file, *at, message, help);
             }
         }
     }

@@ -1,17 +1,19 @@
 //! Kind `SegmentPolicy`.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use enforcer_common::Direction;
 
 use super::{
+    answerable::FIELDS,
     diagnostic::{Code, Position},
     document::Node,
     model::{
-        Accountability, Mode, Peer, Policy, PolicyKind, PortMatch, Rule, RuleAction, Subject, Tier,
-        Validity, WorkloadSelector,
+        Mode, Peer, Policy, PolicyKind, PortMatch, Rule, RuleAction, Subject, Tier,
+        WorkloadSelector,
     },
     reader::{Fields, Reader, quoted},
+    selector::FACTS,
 };
 
 /// Words for [`Mode`].
@@ -24,7 +26,25 @@ const TIERS: [(&str, Tier); 4] = [
     ("baseline", Tier::Baseline),
 ];
 
-const ACTIONS: [(&str, RuleAction); 2] = [("allow", RuleAction::Allow), ("deny", RuleAction::Deny)];
+const ACTIONS: [(&str, RuleAction); 3] = [
+    ("allow", RuleAction::Allow),
+    ("deny", RuleAction::Deny),
+    ("pass", RuleAction::Pass),
+];
+
+/// A policy whose groups are not looked up yet.
+#[derive(Clone, Debug)]
+pub(super) struct PolicyDocument {
+    pub(super) policy: Arc<Policy>,
+    pub(super) name_at: Position,
+    /// Where rules refer to groups, in the order of [`Policy::rules`].
+    pub(super) references: Vec<Position>,
+    /// The group that it selects.
+    pub(super) subject_group: Option<(String, Position)>,
+}
+
+/// Fields of a selector that stand alone.
+const ALONE: [&str; 2] = ["host", "group"];
 
 /// In the order of [`Policy::rules`]: the direction's name, and its word for the peers.
 const DIRECTIONS: [(Direction, &str, &str); 2] = [
@@ -33,13 +53,16 @@ const DIRECTIONS: [(Direction, &str, &str); 2] = [
 ];
 
 impl Reader<'_> {
-    /// A whole document. Also where the policy's name is written.
-    pub(super) fn segment_policy(&mut self, document: &Fields<'_>) -> Option<(Policy, Position)> {
+    /// A whole document.
+    pub(super) fn segment_policy(&mut self, document: &Fields<'_>) -> Option<PolicyDocument> {
         let metadata = self.metadata(document, true);
         let help = "write `spec:` with `selector`, and `ingress`, `egress` or both";
         let spec = self.required(document, "spec", "a SegmentPolicy", help)?;
-        let known = &["tier", "mode", "selector", "ingress", "egress"];
-        let spec = self.fields(spec, "`spec` of a SegmentPolicy", known)?;
+        let known = ["tier", "mode", "selector", "ingress", "egress"];
+        let known: Vec<_> = known.into_iter().chain(FIELDS).collect();
+        let spec = self.fields(spec, "`spec` of a SegmentPolicy", &known)?;
+        let validity = self.validity(&spec);
+        let accountability = self.accountability(&spec);
         let tier = match spec.find("tier") {
             Some(node) => self.choice(node, "`tier`", &TIERS),
             None => Some(Tier::Application),
@@ -71,6 +94,7 @@ impl Reader<'_> {
             good = false;
         }
         let metadata = metadata?;
+        let (subject, subject_group) = subject?;
         let policy = Policy {
             namespace: metadata.namespace,
             name: metadata.name,
@@ -79,52 +103,74 @@ impl Reader<'_> {
             tier: tier?,
             priority: None,
             mode: mode?,
-            validity: Validity::ALWAYS,
-            accountability: Accountability::default(),
-            subject: subject?,
+            validity: validity?,
+            accountability: accountability?,
+            subject,
             rules,
         };
-        good.then_some((policy, metadata.at))
+        good.then(|| PolicyDocument {
+            policy: Arc::new(policy),
+            name_at: metadata.at,
+            references: std::mem::take(&mut self.references),
+            subject_group,
+        })
     }
 
-    fn subject(&mut self, spec: &Fields<'_>, namespace: Option<&str>) -> Option<Subject> {
+    /// What is selected, and the group by which, where it is one.
+    fn subject(
+        &mut self,
+        spec: &Fields<'_>,
+        namespace: Option<&str>,
+    ) -> Option<(Subject, Option<(String, Position)>)> {
         let help = "write `selector: {matchLabels: {app: web}}`, `selector: {}` for every \
                     workload, or `selector: {host: true}`";
         let node = self.required(spec, "selector", "`spec`", help)?;
-        let fields = self.fields(node, "`selector`", &["matchLabels", "host"])?;
-        match (fields.find("matchLabels"), fields.find("host")) {
-            (Some(_), Some(_)) => {
-                self.error(
-                    Code::BadSelector,
-                    node.at,
-                    "`matchLabels` and `host` in one selector",
-                    "the host endpoint is no workload: write one policy for each",
-                );
-                None
-            }
-            (labels, None) => {
-                let match_labels = match labels {
-                    Some(node) => self.labels(node)?,
-                    None => std::collections::BTreeMap::new(),
+        let known = ["matchLabels", "namespaceSelector"];
+        let known: Vec<_> = known.into_iter().chain(FACTS).chain(ALONE).collect();
+        let fields = self.fields(node, "`selector`", &known)?;
+        for alone in ALONE {
+            let mut others = known.iter().filter(|name| **name != alone);
+            if fields.find(alone).is_some()
+                && let Some(other) = others.find(|name| fields.find(name).is_some())
+            {
+                let message = format!("`{other}` and `{alone}` in one selector");
+                let help = match alone {
+                    "host" => "the host endpoint is no workload: write one policy for each",
+                    _ => "write one policy for each, or put both into the group",
                 };
-                Some(Subject::Workloads(vec![WorkloadSelector::labelled(
-                    namespace.map(str::to_owned),
-                    match_labels,
-                )]))
-            }
-            (None, Some(node)) => {
-                if self.truth(node, "`host`")? {
-                    return Some(Subject::Host);
-                }
-                self.error(
-                    Code::BadSelector,
-                    node.at,
-                    "`host: false` selects nothing",
-                    "write `host: true`, or select workloads with `matchLabels`",
-                );
-                None
+                self.error(Code::BadSelector, node.at, message, help);
+                return None;
             }
         }
+        if let Some(node) = fields.find("group") {
+            let group = self.group_name(node)?;
+            let nobody = Subject::Workloads(Vec::new());
+            return Some((nobody, Some((group.name, node.at))));
+        }
+        if let Some(node) = fields.find("host") {
+            if self.truth(node, "`host`")? {
+                return Some((Subject::Host, None));
+            }
+            self.error(
+                Code::BadSelector,
+                node.at,
+                "`host: false` selects nothing",
+                "write `host: true`, or select workloads with `matchLabels`",
+            );
+            return None;
+        }
+        let facts = self.facts(&fields, "matchLabels");
+        if let (Some(at), Some(namespace)) = (fields.key("namespaceSelector"), namespace) {
+            let message = format!("`namespaceSelector` in a policy of namespace `{namespace}`");
+            let help = "it selects in its own namespace only: remove one of the two";
+            self.error(Code::BadSelector, at, message, help);
+            return None;
+        }
+        let selector = WorkloadSelector {
+            namespace: namespace.map(str::to_owned),
+            ..facts?
+        };
+        Some((Subject::Workloads(vec![selector]), None))
     }
 
     fn rules(
@@ -177,8 +223,11 @@ impl Reader<'_> {
     ) -> Option<(Rule, Option<Position>)> {
         let (_, below, peers_word) = DIRECTIONS[direction as usize];
         let (_, _, wrong_word) = DIRECTIONS[direction.reverse() as usize];
-        let known = &["name", "action", "from", "to", "ports"];
-        let fields = self.fields(node, "a rule", known)?;
+        let known = ["name", "action", "log", "from", "to", "ports"];
+        let known: Vec<_> = known.into_iter().chain(FIELDS).collect();
+        let fields = self.fields(node, "a rule", &known)?;
+        let validity = self.validity(&fields);
+        let accountability = self.accountability(&fields);
         let mut good = true;
         if let Some(at) = fields.key(wrong_word) {
             good = false;
@@ -198,6 +247,22 @@ impl Reader<'_> {
             Some(node) => self.choice(node, "`action`", &ACTIONS),
             None => Some(RuleAction::Allow),
         };
+        let log = match fields.find("log") {
+            Some(node) => self.truth(node, "`log`"),
+            None => Some(false),
+        };
+        if let (Some(true), Some(action)) = (log, action)
+            && action != RuleAction::Allow
+        {
+            good = false;
+            let at = fields.key("log").unwrap_or(node.at);
+            let message = format!("`log` of a rule that says `{}`", action.name());
+            let help = match action {
+                RuleAction::Deny => "remove it: every denial is reported",
+                _ => "remove it: the rule that decides is reported, in a lower tier",
+            };
+            self.error(Code::NoEffect, at, message, help);
+        }
         // Peers in the wrong word are read too, for the errors that are in them.
         let peers = match fields.find(peers_word).or(fields.find(wrong_word)) {
             Some(node) => {
@@ -219,9 +284,9 @@ impl Reader<'_> {
             name: name?,
             origin: self.origin(node.at),
             action: action?,
-            log: false,
-            validity: Validity::ALWAYS,
-            accountability: Accountability::default(),
+            log: log?,
+            validity: validity?,
+            accountability: accountability?,
             peers: peers?,
             ports: ports?,
         };

@@ -3,11 +3,13 @@
 use std::sync::Arc;
 
 use super::{
+    described::{GroupDocument, HostDocument, NamespaceDocument},
     diagnostic::{Code, Collector, Position, closest, listed},
-    document::{self, Node},
-    model::{NodeSettings, Origin, Policy},
+    document::{self, Node, Value},
+    model::{NodeSettings, Origin},
     policy_test::PolicyTest,
     reader::{Fields, Reader, quoted},
+    segment_policy::PolicyDocument,
     source::SourceFile,
     study::{self, Annotation},
     workload::WorkloadDocument,
@@ -16,12 +18,26 @@ use super::{
 /// The version of the language.
 pub const API_VERSION: &str = "enforcer.dev/v1alpha1";
 
-const KINDS: [&str; 4] = ["SegmentPolicy", "Workload", "Node", "PolicyTest"];
+const KINDS: [&str; 7] = [
+    "SegmentPolicy",
+    "Workload",
+    "Node",
+    "Group",
+    "Namespace",
+    "Host",
+    "PolicyTest",
+];
+
+/// The version of Kubernetes' own `Namespace`.
+const KUBERNETES: &str = "v1";
 
 /// A document that was read without errors. Positions are those of its name.
 #[derive(Clone, Debug)]
 pub(super) enum Statement {
-    Policy(Arc<Policy>, Position),
+    Policy(PolicyDocument),
+    Group(GroupDocument),
+    Namespace(NamespaceDocument),
+    Host(HostDocument),
     Workload(WorkloadDocument),
     Node(Box<NodeSettings>, Position),
     Test(PolicyTest, Position),
@@ -59,6 +75,7 @@ pub(super) fn read(
             file,
             errors,
             commit,
+            references: Vec::new(),
         };
         statements.extend(statement(&mut reader, &node));
     });
@@ -72,15 +89,24 @@ pub(super) fn read(
 }
 
 fn statement(reader: &mut Reader<'_>, node: &Node) -> Option<Statement> {
-    let known = &["apiVersion", "kind", "metadata", "spec"];
-    let document = reader.fields(node, "a document", known)?;
+    let known = ["apiVersion", "kind", "metadata", "spec"];
+    if is_kubernetes_namespace(node) {
+        let known: Vec<_> = known.into_iter().chain(["status"]).collect();
+        let document = reader.fields(node, "a Namespace", &known)?;
+        let namespace = reader.namespace_document(&document, true)?;
+        return Some(Statement::Namespace(namespace));
+    }
+    let document = reader.fields(node, "a document", &known)?;
     let version = version(reader, &document);
     let kind = kind(reader, &document);
     version?;
     match kind? {
-        "SegmentPolicy" => {
-            let (policy, at) = reader.segment_policy(&document)?;
-            Some(Statement::Policy(Arc::new(policy), at))
+        "SegmentPolicy" => reader.segment_policy(&document).map(Statement::Policy),
+        "Group" => reader.group_document(&document).map(Statement::Group),
+        "Host" => reader.host_document(&document).map(Statement::Host),
+        "Namespace" => {
+            let namespace = reader.namespace_document(&document, false)?;
+            Some(Statement::Namespace(namespace))
         }
         "PolicyTest" => {
             let (test, at) = reader.policy_test(&document)?;
@@ -92,6 +118,19 @@ fn statement(reader: &mut Reader<'_>, node: &Node) -> Option<Statement> {
             Some(Statement::Node(Box::new(settings), at))
         }
     }
+}
+
+fn is_kubernetes_namespace(node: &Node) -> bool {
+    let Value::Map(entries) = &node.value else {
+        return false;
+    };
+    let says = |wanted: &str, value: &str| {
+        entries.iter().any(|(key, found)| {
+            matches!((&key.value, &found.value), (Value::Text(key), Value::Text(found))
+                if key == wanted && found == value)
+        })
+    };
+    says("apiVersion", KUBERNETES) && says("kind", "Namespace")
 }
 
 impl FileStatements {
@@ -115,8 +154,10 @@ impl FileStatements {
         let set = |origin: &mut Origin| origin.commit = commit.cloned();
         for statement in &mut self.statements {
             match statement {
-                Statement::Policy(policy, _) => {
-                    let policy = Arc::make_mut(policy);
+                Statement::Group(_) | Statement::Namespace(_) => {}
+                Statement::Host(found) => set(&mut Arc::make_mut(&mut found.host).origin),
+                Statement::Policy(document) => {
+                    let policy = Arc::make_mut(&mut document.policy);
                     set(&mut policy.origin);
                     let rules = policy.rules.iter_mut().flatten().flatten();
                     rules.for_each(|rule| set(&mut rule.origin));
