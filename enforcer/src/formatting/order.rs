@@ -74,7 +74,12 @@ const ORDER: &[(&str, &[&str])] = &[
         &[
             "group",
             "labels",
+            "matchExpressions",
+            "spiffeId",
+            "serviceAccount",
+            "unit",
             "namespace",
+            "namespaceSelector",
             "cidr",
             "except",
             "entity",

@@ -71,7 +71,6 @@ pub(super) fn resolve(
                         .policies
                         .push(groups.fill(found, &file.source, errors));
                 }
-                Statement::Group(_) => {}
                 Statement::Namespace(found) => {
                     let labels = found.labels.clone();
                     policy.namespaces.insert(found.name.clone(), labels);
@@ -79,8 +78,9 @@ pub(super) fn resolve(
                 Statement::Host(found) => policy.hosts.push(found.host.clone()),
                 Statement::Workload(found) => policy.workloads.push(found.workload.clone()),
                 Statement::Node(settings, _) => policy.node = (**settings).clone(),
-                // For those who work on the tree; see `study`.
-                Statement::Test(..) => {}
+                // Groups are in place where they are referred to. Tests are for those who work on
+                // the tree; see `study`.
+                Statement::Group(_) | Statement::Test(..) => {}
             }
         }
     }
