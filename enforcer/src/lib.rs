@@ -22,6 +22,7 @@ pub mod observe;
 pub mod policy;
 pub mod policy_test;
 pub mod reconcile;
+pub mod schema;
 pub mod sd_notify;
 pub mod settings;
 pub mod sink;

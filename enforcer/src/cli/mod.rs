@@ -18,6 +18,7 @@ pub mod log;
 pub mod observe;
 pub mod output;
 pub mod run;
+pub mod schema;
 pub mod shell;
 pub mod socket;
 pub mod status;
@@ -58,6 +59,8 @@ pub enum Command {
     /// Say everything that `run` would refuse in these policy trees and files, and what is
     /// probably not meant.
     Check(check::CheckArgs),
+    /// Print the JSON Schema of policy files, for editors.
+    Schema(schema::SchemaArgs),
     /// Write policy files in canonical form.
     Fmt(fmt::FmtArgs),
     /// Run the tests that stand beside the policies.
@@ -109,6 +112,7 @@ fn run(cli: &Cli) -> anyhow::Result<Exit> {
     match &cli.command {
         Command::Run(args) => run::run(args, format),
         Command::Check(args) => check::run(args, format),
+        Command::Schema(args) => schema::run(args),
         Command::Fmt(args) => fmt::run(args, format),
         Command::Test(args) => test::run(args, format),
         Command::Apply(args) => apply::run(args, format),

@@ -7,6 +7,7 @@ use enforcer_common::{Action, Direction, Judge, Protocol};
 use super::{
     Finding, Lint,
     ground::{Ground, decider, name_of},
+    silence,
 };
 use crate::{
     api::question::{Service, parse_party},
@@ -109,7 +110,9 @@ fn dns(ground: &Ground<'_>) -> Vec<Finding> {
         if judged.insert(set) && !reaches_dns(ground, set) {
             cut.insert(set);
         }
-        if !cut.contains(&set) {
+        // One that asks no DNS may say so itself, whoever else the policy isolates.
+        let is_silent = silence::is_silent(ground.study, &workload.origin, Lint::CutOff);
+        if is_silent || !cut.contains(&set) {
             continue;
         }
         let endpoint = Party::Workload(name_of(workload));
@@ -120,10 +123,10 @@ fn dns(ground: &Ground<'_>) -> Vec<Finding> {
         let Some(decides) = decider(&said).filter(|decides| decides.rule.is_none()) else {
             continue;
         };
-        // What may open no flow at all needs no names.
+        // What may open no flow at all, or only ping, needs no names.
         let talks = ground.policy.policies.iter().any(|policy| {
             let mut rules = policy.rules[Direction::Egress as usize].iter().flatten();
-            rules.any(|rule| rule.action == RuleAction::Allow)
+            rules.any(|rule| rule.action == RuleAction::Allow && ground.is_more_than_icmp(rule))
                 && explainer.is_about(policy, Some(workload))
         });
         if talks {
@@ -138,7 +141,7 @@ fn dns(ground: &Ground<'_>) -> Vec<Finding> {
         if workloads.len() > NAMED {
             names.push(format!("{} more", workloads.len() - NAMED));
         }
-        let mut finding = Finding::new(
+        Finding::new(
             Lint::CutOff,
             &origin,
             &origin,
@@ -147,11 +150,7 @@ fn dns(ground: &Ground<'_>) -> Vec<Finding> {
                 names.join(", ")
             ),
             "allow port 53, as in `egress: [{to: [{cidr: 10.0.0.53}], ports: [53/udp, 53/tcp]}]`",
-        );
-        if let [one] = workloads.as_slice() {
-            finding.documents.push(one.origin.clone());
-        }
-        finding
+        )
     };
     by_policy.into_iter().map(finding).collect()
 }

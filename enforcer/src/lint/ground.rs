@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use enforcer_common::Direction;
+use enforcer_common::{Direction, Protocol};
 
 use crate::{
     compile::{
@@ -217,6 +217,14 @@ impl<'a> Ground<'a> {
             }
         }
         endpoints
+    }
+
+    /// Whether a rule is about more than ICMP.
+    pub fn is_more_than_icmp(&self, rule: &Rule) -> bool {
+        let ports = rule.ports.iter();
+        let mut ranges = ports.flat_map(|ports| ranges(&self.policy, ports));
+        let icmp = [Some(Protocol::ICMP), Some(Protocol::ICMPV6)];
+        ranges.any(|(protocol, ..)| !icmp.contains(&protocol))
     }
 
     /// Whether a peer means anybody, known in whatever way.

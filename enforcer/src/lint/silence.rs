@@ -39,6 +39,13 @@ impl<'a> Silence<'a> {
     }
 }
 
+/// Whether a document silences a lint as a whole.
+pub(super) fn is_silent(study: &Study, document: &Origin, lint: Lint) -> bool {
+    let annotations = study.annotations.of(document).iter();
+    let mut silences = annotations.filter_map(|annotation| Silence::read(annotation)?.ok());
+    silences.any(|silence| silence.lint == lint && silence.rule.is_none())
+}
+
 /// Leaves out what is silenced, and adds what is wrong with annotations that silence.
 pub(super) fn apply(study: &Study, mut findings: Vec<Finding>) -> Vec<Finding> {
     findings.retain(|finding| {

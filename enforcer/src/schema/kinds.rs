@@ -1,0 +1,173 @@
+//! One schema for each kind.
+
+use serde_json::{Value, json};
+
+use super::parts::{list, object, one_of, reference};
+use crate::policy::API_VERSION;
+
+/// By name.
+pub(super) fn all() -> Vec<(&'static str, Value)> {
+    vec![
+        ("SegmentPolicy", segment_policy()),
+        ("Workload", workload()),
+        ("Node", node()),
+        ("PolicyTest", policy_test()),
+    ]
+}
+
+fn kind(name: &str, description: &str, spec: Value) -> Value {
+    let metadata = if name == "Node" {
+        "nodeMetadata"
+    } else {
+        "metadata"
+    };
+    let mut kind = object(
+        description,
+        json!({
+            "apiVersion": { "const": API_VERSION },
+            "kind": { "const": name },
+            "metadata": reference(metadata),
+            "spec": spec,
+        }),
+        &["apiVersion", "kind", "metadata", "spec"],
+    );
+    kind["title"] = name.into();
+    kind
+}
+
+fn segment_policy() -> Value {
+    let mut spec = object(
+        "What the policy is about, and its rules.",
+        json!({
+            "tier": one_of(
+                "Tiers are asked from the first to the last; default `application`, the only one that isolates.",
+                &["quarantine", "admin", "application", "baseline"],
+            ),
+            "mode": one_of("With `audit`, denials are only reported. Default: the node's.", &["audit", "enforce"]),
+            "selector": reference("selector"),
+            "ingress": list("Rules for flows to the workloads. The key alone isolates in tier `application`.", reference("ingressRule")),
+            "egress": list("Rules for flows from the workloads. The key alone isolates in tier `application`.", reference("egressRule")),
+        }),
+        &["selector"],
+    );
+    spec["anyOf"] = json!([{ "required": ["ingress"] }, { "required": ["egress"] }]);
+    kind("SegmentPolicy", "Who may talk to whom.", spec)
+}
+
+fn workload() -> Value {
+    let text = |description: &str| json!({ "type": "string", "description": description });
+    let mut spec = object(
+        "Where it runs and how others know it.",
+        json!({
+            "spiffeId": { "type": "string", "pattern": "^spiffe://", "description": "Its SPIFFE ID, as in spiffe://example.org/ns/shop/sa/web." },
+            "addresses": list("Addresses and networks by which others know it.", reference("network")),
+            "cgroup": { "type": "string", "pattern": "^/", "description": "Path below the cgroup root, or a glob." },
+            "unit": text("Name of a systemd unit, or a glob, as in web@*.service."),
+            "interface": text("The host's side of its link, as in veth-api."),
+        }),
+        &[],
+    );
+    spec["anyOf"] = ["cgroup", "unit", "interface", "addresses"]
+        .map(|field| json!({ "required": [field] }))
+        .to_vec()
+        .into();
+    spec["not"] = json!({ "anyOf": [
+        { "required": ["cgroup", "unit"] },
+        { "required": ["cgroup", "interface"] },
+        { "required": ["unit", "interface"] },
+    ]});
+    kind(
+        "Workload",
+        "What runs where, and which labels it has.",
+        spec,
+    )
+}
+
+fn node() -> Value {
+    let fallback = |description: &str| one_of(description, &["allow", "deny"]);
+    let failsafe = object(
+        "A port of the host endpoint that no policy closes.",
+        json!({
+            "direction": one_of("ingress: a service of this host; egress: one that it needs.", &["ingress", "egress"]),
+            "protocol": reference("protocol"),
+            "port": reference("port"),
+        }),
+        &["direction", "protocol", "port"],
+    );
+    let blocked = object(
+        "A network.",
+        json!({ "cidr": reference("network") }),
+        &["cidr"],
+    );
+    let spec = object(
+        "How the host itself behaves.",
+        json!({
+            "mode": one_of("Whether denials are carried out; default `audit`.", &["audit", "enforce"]),
+            "default": object(
+                "For flows that no tier decides; default `allow`.",
+                json!({ "ingress": fallback("Flows to workloads and the host."), "egress": fallback("Flows from them.") }),
+                &[],
+            ),
+            "failsafe": { "type": "array", "maxItems": 16, "items": failsafe, "description": "Replaces the built-in list; `[]` turns failsafe ports off." },
+            "flowTableFull": fallback("When the flow table is full: judge packet by packet, or refuse new flows."),
+            "unknownWorkload": fallback("For a process in a cgroup that a glob covers but that is not classified yet."),
+            "blockedSources": list("Networks dropped at the uplinks before anything else.", json!({ "anyOf": [reference("network"), blocked] })),
+        }),
+        &[],
+    );
+    kind(
+        "Node",
+        "How the host itself behaves; at most one in a tree.",
+        spec,
+    )
+}
+
+fn policy_test() -> Value {
+    let text =
+        |description: &str| json!({ "type": "string", "minLength": 1, "description": description });
+    let party = json!({ "anyOf": [
+        text("NAMESPACE/NAME of a workload, NAME in the test's namespace, host, world, or an address."),
+        object(
+            "All workloads with these labels.",
+            json!({ "labels": reference("labels"), "namespace": reference("anyNamespace") }),
+            &["labels"],
+        ),
+    ]});
+    let parties = |description: &str| {
+        json!({
+            "description": description,
+            "anyOf": [party, { "type": "array", "minItems": 1, "items": party }],
+        })
+    };
+    let flow = object(
+        "Flows that are to have one verdict.",
+        json!({
+            "name": { "type": "string", "minLength": 1, "maxLength": 200, "description": "What is tested, in one line." },
+            "from": parties("Who opens the flow."),
+            "to": parties("Who is addressed."),
+            "ports": {
+                "type": "array",
+                "minItems": 1,
+                "items": { "type": "string", "pattern": "^([0-9]+(\\.[0-9]+)?/)?[A-Za-z0-9]+$" },
+                "description": "As in 443/tcp, 3.4/icmp, icmp or gre.",
+            },
+            "expect": one_of("The verdict on a node that enforces.", &["allow", "deny", "audit"]),
+            "policy": text("The policy that decides, as NAME or NAMESPACE/NAME."),
+            "rule": text("The rule that decides; isolation, or default for the node's."),
+        }),
+        &["from", "to", "ports", "expect"],
+    );
+    let spec = object(
+        "What is asked.",
+        json!({
+            "at": { "type": "string", "pattern": "^[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ]", "description": "When it is asked, as in 2027-01-31T18:00:00Z; default: now." },
+            "flows": { "type": "array", "minItems": 1, "items": flow, "description": "Flows and their verdicts." },
+        }),
+        &["flows"],
+    );
+    kind(
+        "PolicyTest",
+        "What is expected of the policies beside it; `enforcer test` asks.",
+        spec,
+    )
+}
