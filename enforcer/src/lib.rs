@@ -28,4 +28,5 @@ pub mod settings;
 pub mod sink;
 pub mod state;
 pub mod supervisor;
+pub mod tools;
 pub mod watch;

@@ -18,6 +18,9 @@ pub enum Exit {
     Unreachable = 3,
     /// What was waited for did not come in time.
     Timeout = 4,
+    /// Two things are not the same: `diff` found a difference, `simulate` a flow that passed
+    /// and would be denied.
+    Differ = 5,
 }
 
 impl From<Exit> for ExitCode {

@@ -9,20 +9,25 @@ pub mod apply;
 pub mod check;
 pub mod confirm;
 pub mod detach;
+pub mod diff;
 pub mod duration;
 pub mod endpoints;
 pub mod exit;
 pub mod explain;
 pub mod fmt;
+pub mod graph;
 pub mod log;
 pub mod observe;
 pub mod output;
+pub mod recommend;
 pub mod run;
 pub mod schema;
 pub mod shell;
+pub mod simulate;
 pub mod socket;
 pub mod status;
 pub mod test;
+pub mod tree_arg;
 pub mod wait;
 
 pub use self::{exit::Exit, output::OutputFormat};
@@ -49,7 +54,7 @@ pub struct Cli {
 
 /// Shown under the help.
 const EXIT_CODES: &str = "Exit codes: 0 done or yes; 1 refused, failed or no; 2 wrong usage; \
-                          3 daemon not reachable; 4 not in time.";
+                          3 daemon not reachable; 4 not in time; 5 there is a difference.";
 
 /// The commands.
 #[derive(Debug, Subcommand)]
@@ -77,6 +82,14 @@ pub enum Command {
     Observe(observe::ObserveArgs),
     /// Say which rules decide about a flow, and at which line they are written.
     Explain(explain::ExplainArgs),
+    /// Say what one policy allows and another does not.
+    Diff(diff::DiffArgs),
+    /// Say what a policy would have done to recorded flows.
+    Simulate(simulate::SimulateArgs),
+    /// Write the least policies that allow recorded flows.
+    Recommend(recommend::RecommendArgs),
+    /// Draw who may reach whom, by policy, by recorded flows, or both.
+    Graph(graph::GraphArgs),
     /// Wait until a policy is in force in the kernel.
     Wait(wait::WaitArgs),
     /// Remove everything from the kernel: nothing is enforced any more.
@@ -121,6 +134,10 @@ fn run(cli: &Cli) -> anyhow::Result<Exit> {
         Command::Endpoints(args) => endpoints::run(args, format),
         Command::Observe(args) => observe::run(args, format),
         Command::Explain(args) => explain::run(args, format),
+        Command::Diff(args) => diff::run(args, format),
+        Command::Simulate(args) => simulate::run(args, format),
+        Command::Recommend(args) => recommend::run(args, format),
+        Command::Graph(args) => graph::run(args, format),
         Command::Wait(args) => wait::run(args, format),
         Command::Detach(args) => detach::run(args, format),
         Command::Completions(args) => shell::completions(args, Cli::command()),

@@ -20,7 +20,7 @@ pub mod tables;
 
 mod known;
 mod peers;
-mod prefix_table;
+pub(crate) mod prefix_table;
 mod ranges;
 mod rules;
 mod sets;

@@ -7,7 +7,7 @@ use ipnet::IpNet;
 /// Prefixes, host bits cleared, each with a value. Asking costs one look-up for each distinct
 /// prefix length of the family, of which there are few, however many prefixes there are.
 #[derive(Debug)]
-pub(super) struct PrefixTable<V> {
+pub(crate) struct PrefixTable<V> {
     entries: HashMap<IpNet, V>,
     /// How many prefixes of a length there are: IPv4, IPv6.
     lengths: [BTreeMap<u8, usize>; 2],

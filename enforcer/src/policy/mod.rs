@@ -99,6 +99,26 @@ pub fn same_documents(one: &str, other: &str) -> bool {
     read(one).is_some_and(|one| Some(one) == read(other))
 }
 
+/// Reads the policy of files that are already in memory, each with its name and text: those of
+/// a git revision, for example.
+///
+/// # Errors
+/// As [`load`]. `root` says in errors what the files are of.
+pub fn load_files(
+    root: &str,
+    files: Vec<(String, String)>,
+    commit: Option<&str>,
+) -> Result<ResolvedPolicy, PolicyErrors> {
+    let mut errors = diagnostic::Collector::default();
+    let tree = source::Tree::of_files(files);
+    let commit = commit.map(Arc::from);
+    let files = tree.files.iter();
+    let files = files.map(|file| loader::afresh(file, commit.as_ref(), &mut errors));
+    let files: Vec<_> = files.collect();
+    let policy = resolve::resolve(&files, tree.digest, root, &mut errors);
+    errors.finish().map_or(Ok(policy), Err)
+}
+
 /// Reads the policy of one file that is already in memory, called `name` in errors.
 ///
 /// # Errors

@@ -82,6 +82,22 @@ impl Tree {
             files: vec![Arc::new(file)],
         }
     }
+
+    /// A tree of these files, by name and text.
+    pub(super) fn of_files(mut files: Vec<(String, String)>) -> Self {
+        files.sort();
+        let mut digest = Sha256::new();
+        for (name, text) in &files {
+            absorb(&mut digest, name, text.as_bytes());
+        }
+        let files = files.into_iter();
+        Self {
+            digest: hex(&digest.finalize()),
+            files: files
+                .map(|(name, text)| Arc::new(SourceFile::new(&name, text)))
+                .collect(),
+        }
+    }
 }
 
 /// A file that was found, before it is read.
@@ -285,11 +301,7 @@ fn load(found: &[Found], errors: &mut Collector) -> Tree {
             }
         };
         left -= bytes.len() as u64;
-        // Lengths keep two trees apart whose names and contents only join to the same bytes.
-        digest.update((file.name.len() as u64).to_le_bytes());
-        digest.update(file.name.as_bytes());
-        digest.update((bytes.len() as u64).to_le_bytes());
-        digest.update(&bytes);
+        absorb(&mut digest, &file.name, &bytes);
         match String::from_utf8(bytes) {
             Ok(text) => tree.files.push(Arc::new(SourceFile::new(&file.name, text))),
             Err(error) => {
@@ -315,6 +327,14 @@ fn load(found: &[Found], errors: &mut Collector) -> Tree {
     }
     tree.digest = hex(&digest.finalize());
     tree
+}
+
+/// Lengths keep two trees apart whose names and contents only join to the same bytes.
+fn absorb(digest: &mut Sha256, name: &str, content: &[u8]) {
+    digest.update((name.len() as u64).to_le_bytes());
+    digest.update(name.as_bytes());
+    digest.update((content.len() as u64).to_le_bytes());
+    digest.update(content);
 }
 
 fn hex(bytes: &[u8]) -> String {
