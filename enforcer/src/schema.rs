@@ -32,9 +32,9 @@ pub fn schema() -> Value {
         "$schema": "http://json-schema.org/draft-07/schema#",
         "title": "Policy of the enforcer",
         "type": "object",
-        "required": ["apiVersion", "kind", "metadata", "spec"],
+        "required": ["apiVersion", "kind", "metadata"],
         "properties": {
-            "apiVersion": { "const": API_VERSION },
+            "apiVersion": { "enum": [API_VERSION, "v1"] },
             "kind": { "enum": names },
         },
         "allOf": branches,

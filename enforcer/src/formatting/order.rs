@@ -104,7 +104,7 @@ fn below(outer: &str, key: &str, kind: Option<&str>) -> &'static str {
             _ => "",
         },
         ("SegmentPolicy", "ingress" | "egress") => "rule",
-        ("rule", "from" | "to") | ("flows", "from" | "to") => "peer",
+        ("rule" | "flows", "from" | "to") => "peer",
         ("rule" | "Workload", "ports") => "ports",
         ("Node", "default") => "default",
         ("Node", "failsafe") => "failsafe",

@@ -4,7 +4,6 @@ use proptest::prelude::*;
 
 use super::*;
 
-#[expect(clippy::needless_pass_by_value, reason = "a result is shown and gone")]
 fn good(result: Result<String, FormatError>) -> String {
     result.unwrap_or_else(|error| panic!("{error}"))
 }
@@ -151,7 +150,7 @@ fn policies() -> impl Strategy<Value = String> {
             let mut line = |indent: usize, content: &str, text: &mut String| {
                 match noise.next() {
                     Some(0) => text.push('\n'),
-                    Some(1) => *text += &format!("{}# {content}\n", " ".repeat(indent)),
+                    Some(1) => *text += &(" ".repeat(indent) + "# " + content + "\n"),
                     Some(2) => *text += "# at the edge\n\n",
                     _ => {}
                 }
@@ -160,7 +159,7 @@ fn policies() -> impl Strategy<Value = String> {
                 } else {
                     ""
                 };
-                *text += &format!("{}{content}{behind}\n", " ".repeat(indent));
+                *text += &(" ".repeat(indent) + content + behind + "\n");
             };
             for key in top {
                 match key {

@@ -136,8 +136,8 @@ fn dns(ground: &Ground<'_>) -> Vec<Finding> {
         }
     }
     let finding = |(origin, (policy, workloads)): (Origin, (String, Vec<&Workload>))| {
-        let named = workloads.iter().take(NAMED);
-        let mut names: Vec<_> = named.map(|w| name_of(w).to_string()).collect();
+        let first = workloads.iter().take(NAMED);
+        let mut names: Vec<_> = first.map(|w| name_of(w).to_string()).collect();
         if workloads.len() > NAMED {
             names.push(format!("{} more", workloads.len() - NAMED));
         }

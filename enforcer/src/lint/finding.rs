@@ -196,10 +196,12 @@ pub fn render(findings: &[Finding], colour: bool) -> String {
     for finding in findings {
         let mut help = finding.help.clone();
         for related in &finding.related {
-            help.push_str(&format!(
-                "\n{} at {}:{}",
-                related.message, related.file, related.line
-            ));
+            help.push('\n');
+            help.push_str(&related.message);
+            help.push_str(" at ");
+            help.push_str(&related.file);
+            help.push(':');
+            help.push_str(&related.line.to_string());
         }
         Frame {
             code: finding.code.as_str(),

@@ -1,5 +1,7 @@
 //! Errors and findings as SARIF 2.1.0 (OASIS, sarif-v2.1.0), for code review.
 
+use std::fmt::Write as _;
+
 use serde_json::{Value, json};
 
 use super::{Finding, Lint, Severity};
@@ -31,12 +33,12 @@ pub fn log(errors: &[PolicyDiagnostic], findings: &[Finding]) -> Value {
     let errors = errors.iter().map(|error| {
         let text = format!("{}. {}", error.message, error.help);
         let at = location(&error.file, error.line, Some(error.column));
-        result(error.code.as_str(), Severity::Error, &text, at)
+        result(error.code.as_str(), Severity::Error, &text, &at)
     });
     let findings = findings.iter().map(|finding| {
         let text = format!("{}. {}", finding.message, finding.help);
         let at = location(&finding.file, finding.line, Some(finding.column));
-        let mut result = result(finding.code.as_str(), finding.severity, &text, at);
+        let mut result = result(finding.code.as_str(), finding.severity, &text, &at);
         let related = finding.related.iter().map(|related| {
             let mut at = location(&related.file, related.line, None);
             at["message"] = json!({ "text": related.message });
@@ -64,7 +66,7 @@ pub fn log(errors: &[PolicyDiagnostic], findings: &[Finding]) -> Value {
     })
 }
 
-fn result(code: &str, severity: Severity, text: &str, location: Value) -> Value {
+fn result(code: &str, severity: Severity, text: &str, location: &Value) -> Value {
     json!({
         "ruleId": code,
         "level": severity.as_str(),
@@ -94,7 +96,8 @@ fn uri(path: &str) -> String {
             b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'/' | b'-' | b'.' | b'_' | b'~' => {
                 uri.push(byte.into());
             }
-            _ => uri.push_str(&format!("%{byte:02X}")),
+            // Writing into a string cannot fail.
+            _ => drop(write!(uri, "%{byte:02X}")),
         }
     }
     uri

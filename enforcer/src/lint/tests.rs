@@ -368,10 +368,8 @@ fn every_lint_has_a_section() {
             .unwrap_or_default();
         assert!(section.contains(&severity), "{lint:?}: {severity}");
     }
-    let found: String = text
-        .lines()
-        .filter(|l| l.starts_with("## "))
-        .map(|l| format!("{l}\n"))
-        .collect();
+    let found = text.lines().filter(|line| line.starts_with("## "));
+    let found: Vec<_> = found.collect();
+    let found = found.join("\n") + "\n";
     assert_eq!(found, format!("## How to silence a finding\n{headings}"));
 }

@@ -186,7 +186,9 @@ fn outcome(
                 judged += 1;
                 let asked = match explainer.flow(from, to, port.protocol, port.port) {
                     Ok(sides) => {
-                        sides.iter().for_each(|side| coverage.add(side));
+                        for side in &sides {
+                            coverage.add(side);
+                        }
                         disappointment(test, flow, &sides).map(|message| (message, sides))
                     }
                     Err(error) => Some((error.to_string(), Vec::new())),

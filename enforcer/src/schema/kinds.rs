@@ -1,5 +1,10 @@
 //! One schema for each kind.
 
+#![expect(
+    clippy::needless_pass_by_value,
+    reason = "parts of a schema are put into it"
+)]
+
 use serde_json::{Value, json};
 
 use super::parts::{list, object, one_of, reference};
@@ -12,11 +17,14 @@ pub(super) fn all() -> Vec<(&'static str, Value)> {
         ("Workload", workload()),
         ("Node", node()),
         ("PolicyTest", policy_test()),
+        ("Group", group()),
+        ("Namespace", namespace()),
+        ("Host", host()),
     ]
 }
 
 fn kind(name: &str, description: &str, spec: Value) -> Value {
-    let metadata = if name == "Node" {
+    let metadata = if name == "Node" || name == "Host" {
         "nodeMetadata"
     } else {
         "metadata"
@@ -35,6 +43,38 @@ fn kind(name: &str, description: &str, spec: Value) -> Value {
     kind
 }
 
+fn group() -> Value {
+    let peers = list("Any of them is meant.", reference("peer"));
+    let spec = object("Who is in it.", json!({ "peers": peers }), &["peers"]);
+    kind("Group", "Peers under a name, for rules to refer to.", spec)
+}
+
+fn host() -> Value {
+    let addresses = list("Its addresses.", reference("network"));
+    let spec = object(
+        "How it is known.",
+        json!({ "addresses": addresses }),
+        &["addresses"],
+    );
+    kind("Host", "Another host and its addresses.", spec)
+}
+
+/// Ours, or that of Kubernetes, of which only name and labels count.
+fn namespace() -> Value {
+    let ours = object(
+        "The labels of a namespace.",
+        json!({
+            "apiVersion": { "const": API_VERSION },
+            "kind": { "const": "Namespace" },
+            "metadata": reference("nodeMetadata"),
+            "spec": { "type": "object", "maxProperties": 0 },
+        }),
+        &["apiVersion", "kind", "metadata"],
+    );
+    let kubernetes = json!({ "properties": { "apiVersion": { "const": "v1" } } });
+    json!({ "title": "Namespace", "anyOf": [ours, kubernetes] })
+}
+
 fn segment_policy() -> Value {
     let mut spec = object(
         "What the policy is about, and its rules.",
@@ -44,6 +84,11 @@ fn segment_policy() -> Value {
                 &["quarantine", "admin", "application", "baseline"],
             ),
             "mode": one_of("With `audit`, denials are only reported. Default: the node's.", &["audit", "enforce"]),
+            "validFrom": reference("moment"),
+            "validUntil": reference("moment"),
+            "owner": reference("line"),
+            "ticket": reference("line"),
+            "controls": reference("controls"),
             "selector": reference("selector"),
             "ingress": list("Rules for flows to the workloads. The key alone isolates in tier `application`.", reference("ingressRule")),
             "egress": list("Rules for flows from the workloads. The key alone isolates in tier `application`.", reference("egressRule")),
@@ -51,7 +96,19 @@ fn segment_policy() -> Value {
         &["selector"],
     );
     spec["anyOf"] = json!([{ "required": ["ingress"] }, { "required": ["egress"] }]);
-    kind("SegmentPolicy", "Who may talk to whom.", spec)
+    let mut policy = kind("SegmentPolicy", "Who may talk to whom.", spec);
+    // A policy of one namespace cannot select others.
+    policy["not"] = json!({
+        "required": ["metadata", "spec"],
+        "properties": {
+            "metadata": { "required": ["namespace"] },
+            "spec": {
+                "required": ["selector"],
+                "properties": { "selector": { "required": ["namespaceSelector"] } },
+            },
+        },
+    });
+    policy
 }
 
 fn workload() -> Value {
@@ -60,6 +117,12 @@ fn workload() -> Value {
         "Where it runs and how others know it.",
         json!({
             "spiffeId": { "type": "string", "pattern": "^spiffe://", "description": "Its SPIFFE ID, as in spiffe://example.org/ns/shop/sa/web." },
+            "serviceAccount": text("Name of its service account."),
+            "ports": list("Names of its ports.", object(
+                "A port and its name.",
+                json!({ "name": text("As rules call it."), "port": reference("port"), "protocol": reference("protocol") }),
+                &["name", "port"],
+            )),
             "addresses": list("Addresses and networks by which others know it.", reference("network")),
             "cgroup": { "type": "string", "pattern": "^/", "description": "Path below the cgroup root, or a glob." },
             "unit": text("Name of a systemd unit, or a glob, as in web@*.service."),

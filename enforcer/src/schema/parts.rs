@@ -1,5 +1,10 @@
 //! What the kinds share.
 
+#![expect(
+    clippy::needless_pass_by_value,
+    reason = "parts of a schema are put into it"
+)]
+
 use serde_json::{Map, Value, json};
 
 /// A mapping with these fields and no others.
@@ -126,6 +131,34 @@ pub(super) fn all() -> Map<String, Value> {
             }),
         ),
         ("ports", ports()),
+        (
+            "moment",
+            json!({
+                "type": "string",
+                "pattern": "^[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9:]+([Zz]|[+-][0-9:]+)$",
+                "description": "A moment, as in 2027-01-31T18:00:00+01:00.",
+            }),
+        ),
+        (
+            "line",
+            json!({ "type": ["string", "number"], "description": "One line of text." }),
+        ),
+        (
+            "controls",
+            list(
+                "Names of compliance controls.",
+                json!({ "type": ["string", "number"] }),
+            ),
+        ),
+        ("expressions", expressions()),
+        (
+            "labelSelector",
+            object(
+                "Demands on labels.",
+                json!({ "matchLabels": reference("labels"), "matchExpressions": reference("expressions") }),
+                &[],
+            ),
+        ),
     ];
     parts
         .into_iter()
@@ -151,9 +184,17 @@ fn selector() -> Value {
         "anyOf": [
             object(
                 "Workloads by labels.",
-                json!({ "matchLabels": reference("labels") }),
+                json!({
+                    "matchLabels": reference("labels"),
+                    "matchExpressions": reference("expressions"),
+                    "namespaceSelector": reference("labelSelector"),
+                    "spiffeId": reference("line"),
+                    "serviceAccount": reference("line"),
+                    "unit": reference("line"),
+                }),
                 &[],
             ),
+            object("The workloads of a group.", json!({ "group": reference("line") }), &["group"]),
             object(
                 "The host endpoint.",
                 json!({ "host": { "enum": [true, "true"], "description": "The host endpoint." } }),
@@ -161,6 +202,19 @@ fn selector() -> Value {
             ),
         ],
     })
+}
+
+fn expressions() -> Value {
+    let expression = object(
+        "A demand on one label.",
+        json!({
+            "key": reference("line"),
+            "operator": one_of("As in Kubernetes.", &["In", "NotIn", "Exists", "DoesNotExist"]),
+            "values": { "type": "array", "items": { "type": ["string", "number", "boolean"] } },
+        }),
+        &["key", "operator"],
+    );
+    list("All must be true.", expression)
 }
 
 fn rule(peers: &str, description: &str) -> Value {
@@ -171,7 +225,13 @@ fn rule(peers: &str, description: &str) -> Value {
             "not": { "enum": ["isolation", "default"] },
             "description": "How reports call it.",
         },
-        "action": one_of("Default `allow`. In a tier, deny beats allow.", &["allow", "deny"]),
+        "action": one_of("Default `allow`. In a tier, deny beats pass, and pass beats allow.", &["allow", "deny", "pass"]),
+        "log": { "enum": [true, false, "true", "false"], "description": "Report flows that it allows." },
+        "validFrom": reference("moment"),
+        "validUntil": reference("moment"),
+        "owner": reference("line"),
+        "ticket": reference("line"),
+        "controls": reference("controls"),
         "ports": some("Default: every protocol and port.", reference("ports")),
     });
     properties[peers] = some(description, reference("peer"));
@@ -183,14 +243,43 @@ fn rule(peers: &str, description: &str) -> Value {
 }
 
 fn peer() -> Value {
+    let assurance = one_of(
+        "The least proof of who it is.",
+        &["address", "orchestrator", "kernel", "attested"],
+    );
+    let entity = one_of(
+        "world: nobody known; host: this host; remoteHost: other hosts; any: everybody.",
+        &["world", "host", "remoteHost", "any"],
+    );
+    let mut workloads = object(
+        "Workloads of which all this is true.",
+        json!({
+            "labels": reference("labels"),
+            "matchExpressions": reference("expressions"),
+            "spiffeId": reference("line"),
+            "serviceAccount": reference("line"),
+            "unit": reference("line"),
+            "namespace": reference("anyNamespace"),
+            "namespaceSelector": reference("labelSelector"),
+            "assurance": assurance,
+        }),
+        &[],
+    );
+    let facts = [
+        "labels",
+        "matchExpressions",
+        "spiffeId",
+        "serviceAccount",
+        "unit",
+    ];
+    workloads["anyOf"] = facts
+        .map(|field| json!({ "required": [field] }))
+        .to_vec()
+        .into();
     json!({
-        "description": "Exactly one of `labels`, `cidr` and `entity`.",
+        "description": "Workloads by labels and other facts, or one of `cidr`, `entity` and `group`.",
         "anyOf": [
-            object(
-                "Workloads that have all these labels.",
-                json!({ "labels": reference("labels"), "namespace": reference("anyNamespace") }),
-                &["labels"],
-            ),
+            workloads,
             object(
                 "Whoever is known by an address in the network.",
                 json!({
@@ -199,10 +288,11 @@ fn peer() -> Value {
                 }),
                 &["cidr"],
             ),
+            object("Somebody by kind.", json!({ "entity": entity, "assurance": assurance }), &["entity"]),
             object(
-                "Somebody by kind.",
-                json!({ "entity": one_of("world: nobody known; host: this host; any: everybody.", &["world", "host", "any"]) }),
-                &["entity"],
+                "Anybody of a group.",
+                json!({ "group": reference("line"), "assurance": assurance }),
+                &["group"],
             ),
         ],
     })
@@ -216,14 +306,14 @@ fn ports() -> Value {
     json!({
         "description": "Protocol and ports, as in 443/tcp.",
         "anyOf": [
-            { "type": "string", "pattern": "^([0-9]{1,5}(-[0-9]{1,5})?/)?[A-Za-z][A-Za-z0-9]*$", "examples": ["443/tcp", "8000-8999/udp", "icmp", "any"] },
+            { "type": "string", "pattern": "^([A-Za-z0-9-]+/)?[A-Za-z][A-Za-z0-9]*$", "examples": ["443/tcp", "8000-8999/udp", "icmp", "any"] },
             object(
                 "Protocol and ports.",
                 json!({
                     "protocol": reference("protocol"),
-                    "port": { "description": "A port, or a range as in \"8000-8999\".", "anyOf": [
+                    "port": { "description": "A port, a range as in \"8000-8999\", or a name.", "anyOf": [
                         reference("port"),
-                        { "type": "string", "pattern": "^[0-9]{1,5}-[0-9]{1,5}$" },
+                        { "type": "string", "pattern": "^[A-Za-z0-9-]+$" },
                     ]},
                     "endPort": reference("port"),
                     "type": byte,
