@@ -1,28 +1,32 @@
 //! Policy sets: what one list of policies says of every peer.
 
+mod cause;
+mod class;
+mod entry;
+
 use std::{
     collections::{HashMap, HashSet},
     sync::Arc,
 };
 
 use enforcer_common::{
-    Action, Decision, Reason, identity,
-    policy_key::{ALLOW_ALL, PolicyEntry, PortKey},
-    verdict::decision_flag,
+    identity,
+    policy_key::{ALLOW_ALL, PolicyEntry},
 };
 use sha2::{Digest, Sha256};
 
+pub(super) use self::cause::blocked;
+use self::class::{Class, ROOT, refine, rules_of};
 use super::{
-    image::{Image, RuleInfo},
+    image::Image,
     limits::CompileError,
-    numbers::{ContentDigest, Numbers, RuleKey, RuleName},
+    numbers::{ContentDigest, Numbers},
     peers::PeerIndex,
-    ranges,
-    rules::{PolicyRules, Rulebook, count},
-    tables::{SetEntries, TableEntries, in_order},
-    tiers::{Cause, Ground, Matching, Outcome},
+    rules::{PolicyRules, Rulebook},
+    tables::{SetEntries, TableEntries},
+    tiers::Ground,
 };
-use crate::policy::model::{Accountability, Fallback, Mode, NodeSettings, PolicyKind, RuleAction};
+use crate::policy::model::{Fallback, Mode, NodeSettings};
 
 /// Compiles the sets of one direction into an image.
 pub(super) struct SetBuilder<'a> {
@@ -64,21 +68,6 @@ struct KnownSet {
     entries: SetEntries,
     tables: Vec<u32>,
 }
-
-/// Peers of one class are matched by the same rules. A class is the one that it was before the
-/// last rule, and that rule.
-#[derive(Clone, Copy)]
-struct Class {
-    parent: u32,
-    rule: u32,
-    /// The class that this one becomes by `next_rule`.
-    next: u32,
-    next_rule: u32,
-}
-
-/// The class of peers that no rule matches by itself.
-const ROOT: u32 = 0;
-const NO_RULE: u32 = u32::MAX;
 
 impl<'a> SetBuilder<'a> {
     pub fn new(
@@ -298,12 +287,7 @@ impl<'a> SetBuilder<'a> {
         self.class_of.resize(index.len(), ROOT);
 
         let mut for_everybody = Vec::new();
-        let mut classes = vec![Class {
-            parent: ROOT,
-            rule: NO_RULE,
-            next: ROOT,
-            next_rule: NO_RULE,
-        }];
+        let mut classes = vec![Class::root()];
         let mut touched = Vec::new();
         for policy in policies {
             let policy = &book.policies[*policy as usize];
@@ -342,280 +326,6 @@ impl<'a> SetBuilder<'a> {
         }
         Ok(entries)
     }
-
-    /// What these (ascending) rules say of a peer, by protocol and port.
-    fn entry(&mut self, rules: &[u32], ground: &Ground) -> Result<PolicyEntry, CompileError> {
-        let book = self.book;
-        let mut everywhere = Matching::default();
-        let mut protocols = Vec::new();
-        for number in rules {
-            let (_, rule) = book.rule(*number);
-            if rule.all_ports {
-                everywhere.add(*number, rule.weight);
-            } else {
-                protocols.extend(rule.ranges.iter().map(|(protocol, ..)| *protocol));
-            }
-        }
-        let default = self.named(everywhere.decide(ground));
-        protocols.sort_unstable();
-        protocols.dedup();
-        let mut differing = Vec::new();
-        for protocol in protocols {
-            for (first, last, outcome) in self.by_port(rules, protocol, &everywhere, ground) {
-                if outcome != default {
-                    differing.push((protocol, first, last, outcome));
-                }
-            }
-        }
-        self.table(&differing, default)
-    }
-
-    /// Disjoint ranges that cover every port of a protocol, ascending, each with its outcome.
-    fn by_port(
-        &self,
-        rules: &[u32],
-        protocol: u8,
-        everywhere: &Matching,
-        ground: &Ground,
-    ) -> Vec<(u16, u16, Outcome)> {
-        // (port, whether the rule begins there, rule)
-        let mut edges: Vec<(u32, bool, u32)> = Vec::new();
-        for number in rules {
-            let (_, rule) = self.book.rule(*number);
-            if rule.all_ports {
-                continue;
-            }
-            for (_, first, last) in rule.ranges.iter().filter(|(p, ..)| *p == protocol) {
-                edges.push((u32::from(*first), true, *number));
-                edges.push((u32::from(*last) + 1, false, *number));
-            }
-        }
-        edges.sort_unstable();
-        let mut matching = everywhere.clone();
-        let mut ranges: Vec<(u16, u16, Outcome)> = Vec::new();
-        let mut edges = edges.into_iter().peekable();
-        let mut start = 0_u32;
-        while start < 1 << 16 {
-            while let Some((_, begins, number)) = edges.next_if(|(port, ..)| *port == start) {
-                let (_, rule) = self.book.rule(number);
-                if begins {
-                    matching.add(number, rule.weight);
-                } else {
-                    matching.remove(number, rule.weight);
-                }
-            }
-            let end = edges.peek().map_or(1 << 16, |(port, ..)| *port);
-            let outcome = self.named(matching.decide(ground));
-            let last = u16::try_from(end - 1).unwrap_or(u16::MAX);
-            match ranges.last_mut() {
-                Some(previous) if previous.2 == outcome => previous.1 = last,
-                _ => {
-                    let first = u16::try_from(start).unwrap_or(u16::MAX);
-                    ranges.push((first, last, outcome));
-                }
-            }
-            start = end;
-        }
-        ranges
-    }
-
-    /// An outcome by the first number of its rule, so that equal outcomes are equal.
-    fn named(&self, (action, cause): Outcome) -> Outcome {
-        match cause {
-            Cause::Rule(rule) => (action, Cause::Rule(self.book.head(rule))),
-            other => (action, other),
-        }
-    }
-
-    /// Writes a port table and the entry that points to it.
-    fn table(
-        &mut self,
-        differing: &[(u8, u16, u16, Outcome)],
-        default: Outcome,
-    ) -> Result<PolicyEntry, CompileError> {
-        let decision = self.decision(default)?;
-        let mut lengths = 0;
-        let mut content = Vec::new();
-        let mut digest = Sha256::new();
-        for (protocol, first, last, outcome) in differing {
-            let decision = self.decision(*outcome)?;
-            for (length, port) in ranges::prefixes(*first, *last) {
-                let key = PortKey::covering(0, *protocol, port, length);
-                lengths |= 1 << length;
-                digest.update(bytemuck::bytes_of(&key));
-                digest.update(bytemuck::bytes_of(&decision));
-                content.push((key, decision));
-            }
-        }
-        let table = if content.is_empty() {
-            0
-        } else {
-            let table = self.numbers.table(&shortened(digest))?;
-            self.shelf.tables.entry(table).or_insert_with(|| {
-                let content = content.into_iter();
-                let content = content.map(|(key, decision)| (PortKey { table, ..key }, decision));
-                in_order(content.collect())
-            });
-            table
-        };
-        Ok(PolicyEntry {
-            decision,
-            table,
-            lengths,
-        })
-    }
-
-    /// Numbers the cause of an outcome.
-    fn decision(&mut self, (action, cause): Outcome) -> Result<Decision, CompileError> {
-        let (reason, rule) = match cause {
-            Cause::Rule(rule) => (Reason::Rule, self.rule_number(rule)?),
-            Cause::Isolation(policy) => (Reason::Isolation, self.isolation_number(policy)?),
-            Cause::Default => (Reason::NodeDefault, self.default_number()?),
-        };
-        let log = match cause {
-            Cause::Rule(rule) => action == Action::Allow && self.book.rule(rule).1.log,
-            _ => false,
-        };
-        Ok(Decision {
-            flags: if log { decision_flag::LOG } else { 0 },
-            ..Decision::new(action, reason, rule)
-        })
-    }
-
-    fn rule_number(&mut self, index: u32) -> Result<u32, CompileError> {
-        let given = self.rule_numbers[index as usize];
-        if given != 0 {
-            return Ok(given);
-        }
-        let (policy, book_rule) = self.book.rule(index);
-        let policy = &self.book.policies[policy as usize].says;
-        let document = &policy.policy;
-        let rules = document.rules[self.book.direction as usize].as_deref();
-        let rules = rules.unwrap_or_default();
-        let rule = &rules[book_rule.place];
-        let key = RuleKey {
-            kind: document.kind,
-            namespace: document.namespace.clone(),
-            policy: document.name.clone(),
-            rule: RuleName::Rule(rule.name.clone(), book_rule.namesakes),
-            direction: Some(self.book.direction.into()),
-        };
-        let info = || RuleInfo {
-            kind: document.kind,
-            namespace: document.namespace.clone(),
-            policy: document.name.clone(),
-            rule: rule.name.clone(),
-            tier: Some(document.tier),
-            direction: Some(self.book.direction.into()),
-            action: rule.action,
-            mode: policy.mode,
-            accountability: document.accountability.with(&rule.accountability),
-            origin: Some(rule.origin.clone()),
-        };
-        let number = self.numbers.rule(key, info)?;
-        self.rule_numbers[index as usize] = number;
-        Ok(number)
-    }
-
-    fn isolation_number(&mut self, index: u32) -> Result<u32, CompileError> {
-        let given = self.isolation_numbers[index as usize];
-        if given != 0 {
-            return Ok(given);
-        }
-        let policy = &self.book.policies[index as usize].says;
-        let document = &policy.policy;
-        let key = RuleKey {
-            kind: document.kind,
-            namespace: document.namespace.clone(),
-            policy: document.name.clone(),
-            rule: RuleName::Isolation,
-            direction: Some(self.book.direction.into()),
-        };
-        let info = || RuleInfo {
-            kind: document.kind,
-            namespace: document.namespace.clone(),
-            policy: document.name.clone(),
-            rule: "isolation".to_owned(),
-            tier: Some(document.tier),
-            direction: Some(self.book.direction.into()),
-            action: RuleAction::Deny,
-            mode: policy.mode,
-            accountability: document.accountability.clone(),
-            origin: Some(document.origin.clone()),
-        };
-        let number = self.numbers.rule(key, info)?;
-        self.isolation_numbers[index as usize] = number;
-        Ok(number)
-    }
-
-    fn default_number(&mut self) -> Result<u32, CompileError> {
-        if self.default_number == 0 {
-            let direction = self.book.direction;
-            let key = RuleKey {
-                kind: PolicyKind::default(),
-                namespace: None,
-                policy: String::new(),
-                rule: RuleName::Default,
-                direction: Some(direction.into()),
-            };
-            let info = || RuleInfo {
-                kind: PolicyKind::default(),
-                namespace: None,
-                policy: self.node.name.clone(),
-                rule: "default".to_owned(),
-                tier: None,
-                direction: Some(direction.into()),
-                action: match self.node.default[direction as usize] {
-                    Fallback::Allow => RuleAction::Allow,
-                    Fallback::Deny => RuleAction::Deny,
-                },
-                mode: self.node_mode,
-                accountability: Accountability::default(),
-                origin: self.node.origin.clone(),
-            };
-            self.default_number = self.numbers.rule(key, info)?;
-        }
-        Ok(self.default_number)
-    }
-}
-
-/// The class that `class` becomes when `rule` matches too.
-fn refine(classes: &mut Vec<Class>, class: u32, rule: u32) -> u32 {
-    let Class {
-        rule: last,
-        next,
-        next_rule,
-        ..
-    } = classes[class as usize];
-    if last == rule {
-        // Another peer of the same rule matched already.
-        return class;
-    }
-    if next_rule == rule {
-        return next;
-    }
-    let new = count(classes.len());
-    classes[class as usize].next = new;
-    classes[class as usize].next_rule = rule;
-    classes.push(Class {
-        parent: class,
-        rule,
-        next: ROOT,
-        next_rule: NO_RULE,
-    });
-    new
-}
-
-/// The rules that match a class of peers, ascending.
-fn rules_of(classes: &[Class], mut class: u32, for_everybody: &[u32]) -> Vec<u32> {
-    let mut rules = for_everybody.to_vec();
-    while class != ROOT {
-        let Class { parent, rule, .. } = classes[class as usize];
-        rules.push(rule);
-        class = parent;
-    }
-    rules.sort_unstable();
-    rules
 }
 
 /// Whether two lists of policies isolate by the same ones, which default denies are named after.
@@ -670,42 +380,4 @@ fn shortened(digest: Sha256) -> ContentDigest {
         *to = from;
     }
     short
-}
-
-/// What blocks sources at the uplinks.
-pub(super) fn blocked(
-    node: &NodeSettings,
-    node_mode: Mode,
-    numbers: &mut Numbers,
-    image: &mut Image,
-) -> Result<(), CompileError> {
-    for (place, blocked) in node.blocked.iter().enumerate() {
-        let prefix = blocked.prefix.trunc();
-        if image.blocked.contains_key(&prefix) {
-            continue;
-        }
-        let key = RuleKey {
-            kind: PolicyKind::default(),
-            namespace: None,
-            policy: String::new(),
-            rule: RuleName::Blocked(prefix.to_string()),
-            direction: None,
-        };
-        let info = || RuleInfo {
-            kind: PolicyKind::default(),
-            namespace: None,
-            policy: node.name.clone(),
-            rule: format!("blocked[{place}]"),
-            tier: None,
-            direction: None,
-            action: RuleAction::Deny,
-            mode: node_mode,
-            accountability: Accountability::default(),
-            origin: Some(blocked.origin.clone()),
-        };
-        let number = numbers.rule(key, info)?;
-        let audit = node_mode == Mode::Audit;
-        image.blocked.insert(prefix, (number, audit));
-    }
-    Ok(())
 }
