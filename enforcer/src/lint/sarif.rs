@@ -7,9 +7,9 @@ use serde_json::{Value, json};
 use super::{Finding, Lint, Severity};
 use crate::policy::{Code, PolicyDiagnostic};
 
-/// Where the sections about lints and errors are.
-const LINTS: &str = "https://github.com/enforcer/enforcer/blob/main/docs/lint.md";
-const ERRORS: &str = "https://github.com/enforcer/enforcer/blob/main/docs/policy.md#errors";
+/// Where the sections about lints and errors are, below the root of the enforcer's source.
+const LINTS: &str = "docs/lint.md";
+const ERRORS: &str = "docs/policy.md#errors";
 
 /// A log with one run: `errors` of a tree that was refused, or `findings` in one that was not.
 pub fn log(errors: &[PolicyDiagnostic], findings: &[Finding]) -> Value {
@@ -17,7 +17,7 @@ pub fn log(errors: &[PolicyDiagnostic], findings: &[Finding]) -> Value {
         json!({
             "id": lint.as_str(),
             "shortDescription": { "text": lint.summary() },
-            "helpUri": format!("{LINTS}#{}", lint.as_str()),
+            "help": { "text": format!("See {LINTS}#{}", lint.as_str()) },
             "defaultConfiguration": { "level": lint.severity().as_str() },
         })
     });
@@ -25,7 +25,7 @@ pub fn log(errors: &[PolicyDiagnostic], findings: &[Finding]) -> Value {
         json!({
             "id": code.as_str(),
             "shortDescription": { "text": code.as_str() },
-            "helpUri": ERRORS,
+            "help": { "text": format!("See {ERRORS}") },
             "defaultConfiguration": { "level": Severity::Error.as_str() },
         })
     });

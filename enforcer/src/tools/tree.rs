@@ -135,6 +135,18 @@ impl Tree {
             .unwrap_or(identity::WORLD)
     }
 
+    /// Whether an identity is that of a workload.
+    pub fn is_known_as(&self, peer: u32, workload: &Workload) -> bool {
+        let known = self.image.identities.get(&peer);
+        known.is_some_and(|known| {
+            matches!(
+                &known.subject,
+                IdentitySubject::Workload { namespace, labels, .. }
+                    if *namespace == workload.namespace && *labels == workload.labels
+            )
+        })
+    }
+
     /// Whether an identity is nobody that the tree knows.
     pub fn is_world(&self, peer: u32) -> bool {
         let known = self.image.identities.get(&peer);

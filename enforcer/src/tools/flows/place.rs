@@ -113,7 +113,11 @@ fn peer(tree: &Tree, who: &Who) -> Result<(u32, PlacedPeer), Unjudged> {
             if tree.image.host_addresses.contains_key(address) {
                 return Ok((peer, PlacedPeer::Host));
             }
-            let party = match tree.owner(network) {
+            // A network of a workload may hold addresses of others, such as of a remote host.
+            let owner = tree
+                .owner(network)
+                .filter(|owner| tree.is_known_as(peer, owner));
+            let party = match owner {
                 Some(owner) => PlacedPeer::Workload(name_of(owner), Some(*address)),
                 None => PlacedPeer::World(Some(*address)),
             };
