@@ -99,6 +99,7 @@ fn name_context(node: &str, in_force: &InForce) -> NameContext {
     NameContext {
         node: node.to_owned(),
         generation: in_force.generation,
+        commits: in_force.commits.clone(),
         image: in_force.image.clone(),
         endpoints,
         interfaces: snapshot

@@ -19,7 +19,6 @@ fn origin(line: usize) -> Origin {
         file: Arc::from("scale.yaml"),
         line: u32::try_from(line).expect("few lines"),
         column: 1,
-        commit: None,
     }
 }
 

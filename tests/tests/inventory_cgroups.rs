@@ -84,7 +84,6 @@ fn workload(name: &str, place: Place) -> Arc<Workload> {
             file: "w.yaml".into(),
             line: 1,
             column: 1,
-            commit: None,
         },
         labels: Labels::new(),
         spiffe_id: None,

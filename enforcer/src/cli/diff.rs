@@ -159,11 +159,17 @@ pub(super) fn by(side: &RulingView) -> String {
     let Some(rule) = &side.rule else {
         return "nothing restricts it".to_owned();
     };
-    rule_words(rule, &side.reason)
+    let words = rule_words(rule, &side.reason);
+    match &side.commit {
+        Some(commit) if rule.origin.is_some() => {
+            format!("{words} ({})", commit.get(..8).unwrap_or(commit))
+        }
+        _ => words,
+    }
 }
 
 /// A rule, isolation or default with its place.
-pub(super) fn rule_words(rule: &RuleInfo, reason: &str) -> String {
+fn rule_words(rule: &RuleInfo, reason: &str) -> String {
     let policy = match &rule.namespace {
         Some(namespace) => format!("{namespace}/{}", rule.policy),
         None => rule.policy.clone(),
@@ -175,10 +181,6 @@ pub(super) fn rule_words(rule: &RuleInfo, reason: &str) -> String {
     };
     if let Some(origin) = &rule.origin {
         words = format!("{words} at {origin}");
-        if let Some(commit) = &origin.commit {
-            let short = commit.get(..8).unwrap_or(commit);
-            words = format!("{words} ({short})");
-        }
     }
     words
 }

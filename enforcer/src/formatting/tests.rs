@@ -222,7 +222,7 @@ proptest! {
             policy.digest.clear();
             let policy = std::sync::Arc::make_mut(&mut policy.policies[0]);
             let origin = crate::policy::model::Origin {
-                file: "".into(), line: 0, column: 0, commit: None,
+                file: "".into(), line: 0, column: 0,
             };
             policy.origin = origin.clone();
             for rule in policy.rules.iter_mut().flatten().flatten() {

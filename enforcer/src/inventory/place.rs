@@ -284,7 +284,6 @@ pub(super) mod tests {
                 file: "w.yaml".into(),
                 line: 1,
                 column: 1,
-                commit: None,
             },
             labels: BTreeMap::new(),
             spiffe_id: None,

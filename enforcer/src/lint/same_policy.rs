@@ -47,7 +47,6 @@ fn meaning(policy: &Policy) -> String {
         file: "".into(),
         line: 0,
         column: 0,
-        commit: None,
     };
     let mut policy = Policy::clone(policy);
     policy.name.clear();

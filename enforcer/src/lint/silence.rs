@@ -60,7 +60,6 @@ pub(super) fn apply(study: &Study, mut findings: Vec<Finding>) -> Vec<Finding> {
                 file: Arc::from(file),
                 line: annotation.at.line,
                 column: annotation.at.column,
-                commit: None,
             };
             findings.push(Finding::new(
                 Lint::BadSilence,

@@ -21,6 +21,8 @@ use crate::{
     policy::model::{Labels, NamedPort},
 };
 
+use super::commits::Commits;
+
 /// Every name there is now. The daemon makes one after every change and hands it to
 /// [`NameBook::publish`].
 #[derive(Clone, Debug, Default)]
@@ -29,6 +31,8 @@ pub struct NameContext {
     pub node: String,
     /// Policy generation in force.
     pub generation: u32,
+    /// The git commits of the trees in force, now and before.
+    pub commits: Commits,
     /// Identities, rules and addresses.
     pub image: Arc<Image>,
     /// Every workload of the policy tree.

@@ -135,6 +135,12 @@ impl Enricher {
         };
         let cgroup = flow.cgroup.and_then(|id| names.cgroup(id));
         let interface = flow.ifindex.and_then(|index| names.interface(index));
+        // A packet says what judged it; a count, only when its last packet was.
+        let commits = &names.context().commits;
+        let commit = match &packet {
+            Some(packet) => commits.at_generation(packet.generation),
+            None => commits.at(time),
+        };
         self.sequence += 1;
         FlowRecord {
             version: RECORD_VERSION,
@@ -148,7 +154,7 @@ impl Enricher {
             rule: flow
                 .rule
                 .and_then(|number| names.rule(number))
-                .map(|rule| record_rule(rule)),
+                .map(|rule| record_rule(rule, commit)),
             workload,
             peer,
             protocol: protocol_name(flow.protocol),
@@ -299,7 +305,7 @@ fn unknown_side(identity: u32, address: Option<IpAddr>) -> Side {
     }
 }
 
-fn record_rule(rule: &RuleInfo) -> RecordRule {
+fn record_rule(rule: &RuleInfo, commit: Option<&Arc<str>>) -> RecordRule {
     let origin = rule.origin.as_ref();
     RecordRule {
         kind: rule.tier.map(|_| rule.kind),
@@ -313,7 +319,7 @@ fn record_rule(rule: &RuleInfo) -> RecordRule {
         controls: rule.accountability.controls.iter().cloned().collect(),
         file: origin.map(|o| o.file.to_string()),
         line: origin.map(|o| o.line),
-        commit: origin.and_then(|o| o.commit.as_ref().map(ToString::to_string)),
+        commit: origin.and(commit).map(ToString::to_string),
     }
 }
 

@@ -15,6 +15,7 @@ use crate::{
     compile::image::{Identity, IdentitySubject, Image, RuleDirection, RuleInfo},
     observe::{
         clock::Clock,
+        commits::Commits,
         context::{CgroupName, EndpointName, NameBook, NameContext, WorkloadName},
         enrich::Enricher,
         process::Processes,
@@ -77,12 +78,16 @@ pub fn context() -> NameContext {
             file: "policies/db.yaml".into(),
             line: 3,
             column: 1,
-            commit: Some("0123abcd".into()),
         }),
     };
     NameContext {
         node: "node-1".into(),
         generation: 5,
+        commits: {
+            let mut commits = Commits::default();
+            commits.note(Some(&"0123abcd".into()), 4, 0);
+            commits
+        },
         image: Arc::new(Image {
             addresses: Arc::new([(web.addresses[0], 300), (db.addresses[0], 301)].into()),
             identities: [(300, identity(&web)), (301, identity(&db))]

@@ -2,6 +2,7 @@
 
 pub mod accounts;
 pub mod clock;
+pub mod commits;
 pub mod context;
 pub mod decode;
 pub mod enrich;

@@ -9,6 +9,7 @@ use std::{
 use super::{
     commit,
     diagnostic::{Collector, PolicyErrors},
+    kept::Kept,
     model::ResolvedPolicy,
     resolve,
     source::{self, Names, SourceFile},
@@ -20,12 +21,14 @@ use super::{
 pub struct Loader {
     /// By name. Only files without errors.
     known: HashMap<Arc<str>, Arc<FileStatements>>,
+    /// The files themselves.
+    kept: Kept,
 }
 
 impl Loader {
     /// As [`super::load`], with the files that the policy was read from. What comes out does not
-    /// depend on what was read before, but a file with the text that it had then costs a copy
-    /// and no parsing.
+    /// depend on what was read before, but a file that did not change is
+    /// not read, and one with the text that it had then is not parsed.
     ///
     /// # Errors
     /// As [`super::load`].
@@ -37,12 +40,17 @@ impl Loader {
         read(
             &[path.to_owned()],
             Names::BelowRoot,
-            |file, commit, errors| {
-                let mut said = match before.remove(&file.name) {
-                    Some(said) if said.source.text == file.text => said,
+            &mut self.kept,
+            |file, errors| {
+                let said = match before.remove(&file.name) {
+                    Some(said)
+                        if Arc::ptr_eq(&said.source, file) || said.source.text == file.text =>
+                    {
+                        said
+                    }
                     _ => {
                         let mut own = Collector::default();
-                        let said = statement::read(file, commit, &mut own);
+                        let said = statement::read(file, &mut own);
                         if !own.is_empty() {
                             errors.append(own);
                             return Arc::new(said);
@@ -50,10 +58,6 @@ impl Loader {
                         Arc::new(said)
                     }
                 };
-                // Another commit may be checked out that leaves this file as it was.
-                if said.is_of_another(commit) {
-                    Arc::make_mut(&mut said).set_commit(commit);
-                }
                 self.known.insert(file.name.clone(), said.clone());
                 said
             },
@@ -63,12 +67,8 @@ impl Loader {
 }
 
 /// Reads a file as if it were the first time.
-pub(super) fn afresh(
-    file: &Arc<SourceFile>,
-    commit: Option<&Arc<str>>,
-    errors: &mut Collector,
-) -> Arc<FileStatements> {
-    Arc::new(statement::read(file, commit, errors))
+pub(super) fn afresh(file: &Arc<SourceFile>, errors: &mut Collector) -> Arc<FileStatements> {
+    Arc::new(statement::read(file, errors))
 }
 
 /// A tree without errors.
@@ -82,22 +82,18 @@ pub(super) struct Tree {
 pub(super) fn read(
     paths: &[PathBuf],
     names: Names,
-    mut statements: impl FnMut(
-        &Arc<SourceFile>,
-        Option<&Arc<str>>,
-        &mut Collector,
-    ) -> Arc<FileStatements>,
+    kept: &mut Kept,
+    mut statements: impl FnMut(&Arc<SourceFile>, &mut Collector) -> Arc<FileStatements>,
 ) -> Result<Tree, PolicyErrors> {
     let mut errors = Collector::default();
     let commit = paths.first().and_then(|path| commit::of(path));
-    let commit = commit.map(Arc::from);
-    let tree = source::read(paths, names, &mut errors);
+    let tree = source::read(paths, names, kept, &mut errors);
     let files = tree.files.iter();
-    let files = files.map(|file| statements(file, commit.as_ref(), &mut errors));
+    let files = files.map(|file| statements(file, &mut errors));
     let files: Vec<_> = files.collect();
     let shown: Vec<_> = paths.iter().map(|path| path.to_string_lossy()).collect();
     let mut policy = resolve::resolve(&files, tree.digest, &shown.join(", "), &mut errors);
-    policy.commit = commit;
+    policy.commit = commit.map(Arc::from);
     match errors.finish() {
         Some(errors) => Err(errors),
         None => Ok(Tree {

@@ -12,6 +12,7 @@ mod described;
 mod diagnostic;
 mod document;
 mod groups;
+mod kept;
 mod loader;
 pub mod model;
 mod name;
@@ -36,6 +37,7 @@ use std::{
 
 pub use diagnostic::{Code, PolicyDiagnostic, PolicyErrors, Position};
 pub(crate) use diagnostic::{Frame, cut};
+use kept::Kept;
 pub use loader::Loader;
 use model::ResolvedPolicy;
 use source::Names;
@@ -55,7 +57,13 @@ pub fn commit_of(path: &Path) -> Option<String> {
 /// directory that was emptied by accident must not end enforcement.
 pub fn load(path: &Path) -> Result<ResolvedPolicy, PolicyErrors> {
     let paths = [path.to_owned()];
-    loader::read(&paths, Names::BelowRoot, loader::afresh).map(|tree| tree.policy)
+    loader::read(
+        &paths,
+        Names::BelowRoot,
+        &mut Kept::default(),
+        loader::afresh,
+    )
+    .map(|tree| tree.policy)
 }
 
 /// Reads several trees and files as one policy. Files are called by the path as given.
@@ -63,7 +71,8 @@ pub fn load(path: &Path) -> Result<ResolvedPolicy, PolicyErrors> {
 /// # Errors
 /// As [`load`].
 pub fn load_paths(paths: &[PathBuf]) -> Result<ResolvedPolicy, PolicyErrors> {
-    loader::read(paths, Names::AsGiven, loader::afresh).map(|tree| tree.policy)
+    loader::read(paths, Names::AsGiven, &mut Kept::default(), loader::afresh)
+        .map(|tree| tree.policy)
 }
 
 /// Reads several trees and files as one policy, with what only those need who work on it. Files
@@ -72,7 +81,7 @@ pub fn load_paths(paths: &[PathBuf]) -> Result<ResolvedPolicy, PolicyErrors> {
 /// # Errors
 /// As [`load`].
 pub fn study(paths: &[PathBuf]) -> Result<Study, PolicyErrors> {
-    loader::read(paths, Names::AsGiven, loader::afresh).map(Study::from)
+    loader::read(paths, Names::AsGiven, &mut Kept::default(), loader::afresh).map(Study::from)
 }
 
 /// The files of several trees, each called by its path as given.
@@ -81,7 +90,7 @@ pub fn study(paths: &[PathBuf]) -> Result<Study, PolicyErrors> {
 /// What cannot be read.
 pub fn files(paths: &[PathBuf]) -> Result<Vec<Arc<SourceFile>>, PolicyErrors> {
     let mut errors = diagnostic::Collector::default();
-    let tree = source::read(paths, Names::AsGiven, &mut errors);
+    let tree = source::read(paths, Names::AsGiven, &mut Kept::default(), &mut errors);
     errors.finish().map_or(Ok(tree.files), Err)
 }
 
@@ -111,11 +120,11 @@ pub fn load_files(
 ) -> Result<ResolvedPolicy, PolicyErrors> {
     let mut errors = diagnostic::Collector::default();
     let tree = source::Tree::of_files(files);
-    let commit = commit.map(Arc::from);
     let files = tree.files.iter();
-    let files = files.map(|file| loader::afresh(file, commit.as_ref(), &mut errors));
+    let files = files.map(|file| loader::afresh(file, &mut errors));
     let files: Vec<_> = files.collect();
-    let policy = resolve::resolve(&files, tree.digest, root, &mut errors);
+    let mut policy = resolve::resolve(&files, tree.digest, root, &mut errors);
+    policy.commit = commit.map(Into::into);
     errors.finish().map_or(Ok(policy), Err)
 }
 
@@ -127,7 +136,7 @@ pub fn load_text(name: &str, text: &str) -> Result<ResolvedPolicy, PolicyErrors>
     let mut errors = diagnostic::Collector::default();
     let tree = source::Tree::of_text(SourceFile::new(name, text));
     let files = tree.files.iter();
-    let files = files.map(|file| loader::afresh(file, None, &mut errors));
+    let files = files.map(|file| loader::afresh(file, &mut errors));
     let files: Vec<_> = files.collect();
     let policy = resolve::resolve(&files, tree.digest, name, &mut errors);
     errors.finish().map_or(Ok(policy), Err)
@@ -520,7 +529,7 @@ spec:
     }
 
     #[test]
-    fn rules_know_the_commit_of_their_tree() {
+    fn a_tree_knows_its_commit() {
         const ID: &str = "0123456789abcdef0123456789abcdef01234567";
         let root = tempfile::tempdir().unwrap();
         fs::create_dir(root.path().join(".git")).unwrap();
@@ -530,7 +539,6 @@ spec:
         let policy = load(root.path()).unwrap();
         assert_eq!(policy.commit.as_deref(), Some(ID));
         let rule = &policy.policies[0].rules[INGRESS].as_ref().unwrap()[0];
-        assert_eq!(rule.origin.commit.as_deref(), Some(ID));
         assert_eq!(rule.origin.to_string(), "web.yaml:12");
     }
 }

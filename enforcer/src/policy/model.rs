@@ -32,9 +32,6 @@ pub struct Origin {
     pub line: u32,
     /// 1-based.
     pub column: u32,
-    /// The git commit of the tree, where it is a git work tree.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub commit: Option<Arc<str>>,
 }
 
 impl fmt::Display for Origin {

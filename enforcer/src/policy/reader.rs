@@ -75,7 +75,6 @@ const ELSEWHERE: &[(&str, &str, &str)] = &[
 pub(super) struct Reader<'a> {
     pub(super) file: &'a Arc<SourceFile>,
     pub(super) errors: &'a mut Collector,
-    pub(super) commit: Option<&'a Arc<str>>,
     /// Where groups are referred to, in the order of reading.
     pub(super) references: Vec<Position>,
 }
@@ -126,7 +125,6 @@ impl Reader<'_> {
             file: self.file.name.clone(),
             line: at.line,
             column: at.column,
-            commit: self.commit.cloned(),
         }
     }
 

@@ -1,17 +1,21 @@
 //! From a path to the files of a tree, read as one consistent state.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     fs::{self, File, OpenOptions},
     io::{self, Read},
     os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::Arc,
+    time::SystemTime,
 };
 
 use sha2::{Digest, Sha256};
 
-use super::diagnostic::{Code, Collector, Position};
+use super::{
+    diagnostic::{Code, Collector, Position},
+    kept::{Kept, KeptFile, Stamp},
+};
 
 /// Largest file, in bytes: a hundred thousand rules take about ten million.
 const FILE_BYTES: u64 = 64 << 20;
@@ -88,7 +92,7 @@ impl Tree {
         files.sort();
         let mut digest = Sha256::new();
         for (name, text) in &files {
-            absorb(&mut digest, name, text.as_bytes());
+            absorb(&mut digest, name, &Sha256::digest(text).into());
         }
         let files = files.into_iter();
         Self {
@@ -107,19 +111,49 @@ struct Found {
     path: PathBuf,
     /// Where it really is: a swap of a symlink on the way shows as another place.
     real: Option<PathBuf>,
+    /// As it was when it was found.
+    stamp: Stamp,
+}
+
+/// Where paths really are. Directories are asked once.
+#[derive(Default)]
+struct Real(HashMap<PathBuf, Option<PathBuf>>);
+
+impl Real {
+    fn of(&mut self, path: &Path) -> Option<PathBuf> {
+        let link = fs::symlink_metadata(path).ok()?.is_symlink();
+        let parent = path
+            .parent()
+            .filter(|parent| !parent.as_os_str().is_empty());
+        match (parent, path.file_name()) {
+            (Some(parent), Some(name)) if !link => {
+                let parent = (self.0)
+                    .entry(parent.to_owned())
+                    .or_insert_with(|| fs::canonicalize(parent).ok());
+                Some(parent.as_ref()?.join(name))
+            }
+            _ => fs::canonicalize(path).ok(),
+        }
+    }
 }
 
 /// Reads files and trees. `names` says how a file is called: below its root (one tree that a
-/// daemon watches), or as the path was given (several, on a command line).
-pub(super) fn read(paths: &[PathBuf], names: Names, errors: &mut Collector) -> Tree {
+/// daemon watches), or as the path was given (several, on a command line). What is `kept` is not
+/// read again.
+pub(super) fn read(
+    paths: &[PathBuf],
+    names: Names,
+    kept: &mut Kept,
+    errors: &mut Collector,
+) -> Tree {
     for attempt in 1.. {
         let mut attempt_errors = Collector::default();
         let found = find(paths, names, &mut attempt_errors);
-        let tree = load(&found, &mut attempt_errors);
-        let moved = found
-            .iter()
-            .any(|file| fs::canonicalize(&file.path).ok() != file.real);
+        let tree = load(&found, kept, SystemTime::now(), &mut attempt_errors);
+        let mut real = Real::default();
+        let moved = found.iter().any(|file| real.of(&file.path) != file.real);
         if !moved || attempt == ATTEMPTS {
+            kept.only(tree.files.iter());
             errors.append(attempt_errors);
             return tree;
         }
@@ -140,6 +174,7 @@ fn find(paths: &[PathBuf], names: Names, errors: &mut Collector) -> Vec<Found> {
     let mut walk = Walk {
         seen: HashSet::new(),
         found: Vec::new(),
+        real: Real::default(),
         errors,
     };
     for path in paths {
@@ -177,6 +212,7 @@ struct Walk<'e> {
     /// that go round in a circle end.
     seen: HashSet<(u64, u64)>,
     found: Vec<Found>,
+    real: Real,
     errors: &'e mut Collector,
 }
 
@@ -261,8 +297,13 @@ impl Walk<'_> {
             return self.limit(&name, format!("more than {TREE_FILES} files"));
         }
         if self.found.len() < TREE_FILES {
-            let real = fs::canonicalize(&path).ok();
-            self.found.push(Found { name, path, real });
+            let real = self.real.of(&path);
+            self.found.push(Found {
+                name,
+                path,
+                real,
+                stamp: Stamp::of(metadata),
+            });
         }
     }
 }
@@ -273,7 +314,8 @@ fn is_yaml(name: &str) -> bool {
         .is_some_and(|extension| extension == "yaml" || extension == "yml")
 }
 
-fn load(found: &[Found], errors: &mut Collector) -> Tree {
+/// Reads what was found, at the moment `now`.
+fn load(found: &[Found], kept: &mut Kept, now: SystemTime, errors: &mut Collector) -> Tree {
     let mut tree = Tree::default();
     let mut digest = Sha256::new();
     let mut left = TREE_BYTES;
@@ -282,8 +324,17 @@ fn load(found: &[Found], errors: &mut Collector) -> Tree {
             let shown = SourceFile::new(&file.name, "");
             errors.add(code, &shown, Position::START, message, help);
         };
-        let bytes = match read_file(&file.path, left.min(FILE_BYTES)) {
-            Ok(Some(bytes)) => bytes,
+        if let Some(known) = kept
+            .find(&file.name, file.stamp)
+            .filter(|k| k.bytes <= left)
+        {
+            left -= known.bytes;
+            absorb(&mut digest, &file.name, &known.digest);
+            tree.files.push(known.file.clone());
+            continue;
+        }
+        let (bytes, stamp) = match read_file(&file.path, left.min(FILE_BYTES)) {
+            Ok(Some(read)) => read,
             Ok(None) => {
                 let message = format!(
                     "larger than a file ({} MiB) or a tree ({} MiB) may be",
@@ -300,10 +351,21 @@ fn load(found: &[Found], errors: &mut Collector) -> Tree {
                 continue;
             }
         };
-        left -= bytes.len() as u64;
-        absorb(&mut digest, &file.name, &bytes);
+        let size = bytes.len() as u64;
+        left -= size;
+        let content = Sha256::digest(&bytes).into();
+        absorb(&mut digest, &file.name, &content);
         match String::from_utf8(bytes) {
-            Ok(text) => tree.files.push(Arc::new(SourceFile::new(&file.name, text))),
+            Ok(text) => {
+                let file = Arc::new(SourceFile::new(&file.name, text));
+                tree.files.push(file.clone());
+                let read = KeptFile {
+                    file,
+                    digest: content,
+                    bytes: size,
+                };
+                kept.keep(stamp, read, now);
+            }
             Err(error) => {
                 let valid = error.utf8_error().valid_up_to();
                 let before = String::from_utf8_lossy(&error.as_bytes()[..valid]);
@@ -329,11 +391,11 @@ fn load(found: &[Found], errors: &mut Collector) -> Tree {
     tree
 }
 
-/// Lengths keep two trees apart whose names and contents only join to the same bytes.
-fn absorb(digest: &mut Sha256, name: &str, content: &[u8]) {
+/// Adds a file to the digest of a tree. Lengths keep two trees apart whose names and contents
+/// only join to the same bytes.
+fn absorb(digest: &mut Sha256, name: &str, content: &[u8; 32]) {
     digest.update((name.len() as u64).to_le_bytes());
     digest.update(name.as_bytes());
-    digest.update((content.len() as u64).to_le_bytes());
     digest.update(content);
 }
 
@@ -347,19 +409,21 @@ fn hex(bytes: &[u8]) -> String {
     text
 }
 
-/// The bytes, or nothing where there are more than `limit`.
-fn read_file(path: &Path, limit: u64) -> io::Result<Option<Vec<u8>>> {
+/// The bytes, and the stamp from before they were read; nothing where there are more than
+/// `limit`.
+fn read_file(path: &Path, limit: u64) -> io::Result<Option<(Vec<u8>, Stamp)>> {
     // Without O_NONBLOCK, opening a named pipe would wait for its writer.
     let file: File = OpenOptions::new()
         .read(true)
         .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
         .open(path)?;
-    if !file.metadata()?.is_file() {
+    let metadata = file.metadata()?;
+    if !metadata.is_file() {
         return Err(io::Error::other("not a regular file"));
     }
     let mut bytes = Vec::new();
     file.take(limit + 1).read_to_end(&mut bytes)?;
-    Ok((bytes.len() as u64 <= limit).then_some(bytes))
+    Ok((bytes.len() as u64 <= limit).then(|| (bytes, Stamp::of(&metadata))))
 }
 
 #[cfg(test)]
@@ -370,7 +434,12 @@ mod tests {
 
     fn names(path: &Path) -> Vec<String> {
         let mut errors = Collector::default();
-        let tree = read(&[path.to_owned()], Names::BelowRoot, &mut errors);
+        let tree = read(
+            &[path.to_owned()],
+            Names::BelowRoot,
+            &mut Kept::default(),
+            &mut errors,
+        );
         assert!(errors.is_empty(), "{errors:?}");
         tree.files
             .iter()
@@ -422,7 +491,7 @@ mod tests {
         nix::unistd::mkfifo(&root.path().join("b.yaml"), nix::sys::stat::Mode::S_IRWXU).unwrap();
         let mut errors = Collector::default();
         let paths = [root.path().to_owned(), root.path().join("missing")];
-        read(&paths, Names::BelowRoot, &mut errors);
+        read(&paths, Names::BelowRoot, &mut Kept::default(), &mut errors);
         let errors = errors.finish().unwrap();
         assert_eq!(errors.count(), 3, "{errors:?}");
         assert!(
@@ -441,7 +510,13 @@ mod tests {
                 fs::write(root.path().join(name), text).unwrap();
             }
             let mut errors = Collector::default();
-            read(&[root.path().to_owned()], Names::BelowRoot, &mut errors).digest
+            read(
+                &[root.path().to_owned()],
+                Names::BelowRoot,
+                &mut Kept::default(),
+                &mut errors,
+            )
+            .digest
         };
         let first = digest(&[("a.yaml", "x"), ("b.yaml", "y")]);
         assert_eq!(first.len(), 64);
@@ -455,7 +530,12 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         fs::write(root.path().join("a.yaml"), b"a: b\nc: \xc3\xa9\xff\n").unwrap();
         let mut errors = Collector::default();
-        read(&[root.path().to_owned()], Names::BelowRoot, &mut errors);
+        read(
+            &[root.path().to_owned()],
+            Names::BelowRoot,
+            &mut Kept::default(),
+            &mut errors,
+        );
         let errors = errors.finish().unwrap();
         let error = &errors.errors()[0];
         assert_eq!(

@@ -6,7 +6,7 @@ use super::{
     described::{GroupDocument, HostDocument, NamespaceDocument},
     diagnostic::{Code, Collector, Position, closest, listed},
     document::{self, Node, Value},
-    model::{NodeSettings, Origin},
+    model::NodeSettings,
     policy_test::PolicyTest,
     reader::{Fields, Reader, quoted},
     segment_policy::PolicyDocument,
@@ -50,18 +50,12 @@ pub(super) struct FileStatements {
     /// How many documents it has, those with errors included.
     pub(super) documents: usize,
     pub(super) statements: Vec<Statement>,
-    /// The commit that their origins name.
-    commit: Option<Arc<str>>,
     /// Annotations, by the line at which their document begins.
     pub(super) annotations: Vec<(u32, Vec<Annotation>)>,
 }
 
 /// Reads the documents of a file.
-pub(super) fn read(
-    file: &Arc<SourceFile>,
-    commit: Option<&Arc<str>>,
-    errors: &mut Collector,
-) -> FileStatements {
+pub(super) fn read(file: &Arc<SourceFile>, errors: &mut Collector) -> FileStatements {
     let mut documents = 0;
     let mut statements = Vec::new();
     let mut annotations = Vec::new();
@@ -74,7 +68,6 @@ pub(super) fn read(
         let mut reader = Reader {
             file,
             errors,
-            commit,
             references: Vec::new(),
         };
         statements.extend(statement(&mut reader, &node));
@@ -83,7 +76,6 @@ pub(super) fn read(
         source: file.clone(),
         documents,
         statements,
-        commit: commit.cloned(),
         annotations,
     }
 }
@@ -134,11 +126,6 @@ fn is_kubernetes_namespace(node: &Node) -> bool {
 }
 
 impl FileStatements {
-    /// Whether its origins name another commit.
-    pub(super) fn is_of_another(&self, commit: Option<&Arc<str>>) -> bool {
-        self.commit.as_ref() != commit
-    }
-
     /// Its tests.
     pub(super) fn tests(&self) -> impl Iterator<Item = PolicyTest> {
         let statements = self.statements.iter();
@@ -146,34 +133,6 @@ impl FileStatements {
             Statement::Test(test, _) => Some(test.clone()),
             _ => None,
         })
-    }
-
-    /// Everything that it says was written in this commit.
-    pub(super) fn set_commit(&mut self, commit: Option<&Arc<str>>) {
-        self.commit = commit.cloned();
-        let set = |origin: &mut Origin| origin.commit = commit.cloned();
-        for statement in &mut self.statements {
-            match statement {
-                Statement::Group(_) | Statement::Namespace(_) => {}
-                Statement::Host(found) => set(&mut Arc::make_mut(&mut found.host).origin),
-                Statement::Policy(document) => {
-                    let policy = Arc::make_mut(&mut document.policy);
-                    set(&mut policy.origin);
-                    let rules = policy.rules.iter_mut().flatten().flatten();
-                    rules.for_each(|rule| set(&mut rule.origin));
-                }
-                Statement::Test(test, _) => {
-                    set(&mut test.origin);
-                    test.flows.iter_mut().for_each(|flow| set(&mut flow.origin));
-                }
-                Statement::Workload(found) => set(&mut Arc::make_mut(&mut found.workload).origin),
-                Statement::Node(settings, _) => {
-                    settings.origin.iter_mut().for_each(set);
-                    let blocked = settings.blocked.iter_mut();
-                    blocked.for_each(|blocked| set(&mut blocked.origin));
-                }
-            }
-        }
     }
 }
 

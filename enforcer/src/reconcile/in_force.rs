@@ -11,7 +11,7 @@ use crate::{
     },
     compile::Image,
     inventory::Snapshot,
-    observe::clock::rfc3339,
+    observe::{clock::rfc3339, commits::Commits},
     policy::model::{Mode, Moment, ResolvedPolicy},
 };
 
@@ -24,6 +24,8 @@ pub struct InForce {
     pub generation: u32,
     /// The policy.
     pub policy: Arc<ResolvedPolicy>,
+    /// The git commits of this policy and of those before it.
+    pub commits: Commits,
     /// Where it came from.
     pub from: PolicySource,
     /// When it was put in force: RFC 3339, UTC.
@@ -99,6 +101,7 @@ impl InForce {
             ready: false,
             generation: 0,
             policy: Arc::default(),
+            commits: Commits::default(),
             from: PolicySource::None,
             since: None,
             as_of: Moment::default(),

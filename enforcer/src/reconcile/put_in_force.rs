@@ -22,7 +22,7 @@ use crate::{
     cause::chain,
     compile::{Inputs, Subjects},
     metrics::mode_name,
-    observe::clock::rfc3339,
+    observe::clock::{monotonic, rfc3339},
     policy::model::{Mode, Moment},
     state::{StateError, choices},
 };
@@ -115,6 +115,8 @@ impl<K: Kernel> Reconciler<K> {
             }
         };
         wanted.generation = applied.generation;
+        let commit = wanted.policy.commit.as_ref();
+        wanted.commits.note(commit, applied.generation, monotonic());
         if !self.current.ready || !same_policy || wanted.mode != self.current.mode {
             wanted.since = Some(rfc3339(OffsetDateTime::now_utc()));
             info!(

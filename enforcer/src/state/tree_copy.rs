@@ -162,8 +162,6 @@ mod tests {
             state.store_tree("aa", commit, [("a.yaml", node)]).unwrap();
             let policy = crate::policy::load(&state.tree("aa")).unwrap();
             assert_eq!(policy.commit.as_deref(), commit);
-            let origin = policy.node.origin.unwrap();
-            assert_eq!(origin.commit.as_deref(), commit);
         }
     }
 

@@ -243,10 +243,11 @@ mod tests {
         assert_eq!(mode("HEAD~1:policies"), Some(Mode::Enforce));
         assert_eq!(mode("HEAD~2:policies/sub/node.yaml"), Some(Mode::Audit));
         assert_eq!(mode("HEAD~2:"), Some(Mode::Audit));
-        let origin = load("HEAD~1:policies").unwrap().node.origin.unwrap();
+        let policy = load("HEAD~1:policies").unwrap();
+        let origin = policy.node.origin.unwrap();
         assert_eq!(&*origin.file, "policies/sub/node.yaml");
         assert_eq!(
-            &*origin.commit.unwrap(),
+            &*policy.commit.unwrap(),
             git(&["rev-parse", "HEAD~1"]).trim()
         );
         assert!(matches!(

@@ -1,6 +1,6 @@
 //! A policy tree that is asked for verdicts.
 
-use std::{collections::HashMap, net::IpAddr};
+use std::{collections::HashMap, net::IpAddr, sync::Arc};
 
 use enforcer_common::{
     Action, Decision, Direction, Judge, Reason, identity,
@@ -68,6 +68,9 @@ pub struct RulingView {
     /// The rule that decided, with file and line.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rule: Option<RuleInfo>,
+    /// The git commit of the tree, where it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub commit: Option<Arc<str>>,
 }
 
 impl Tree {
@@ -203,6 +206,7 @@ impl Tree {
             verdict: ruling.verdict,
             reason: reason.map_or("unknown", Reason::name).to_owned(),
             rule: rule.map(|rule| (**rule).clone()),
+            commit: self.policy.commit.clone(),
         }
     }
 

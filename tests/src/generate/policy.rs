@@ -355,6 +355,5 @@ fn origin(line: &mut u32) -> Origin {
         file: Arc::from("generated.yaml"),
         line: here,
         column: 1,
-        commit: None,
     }
 }

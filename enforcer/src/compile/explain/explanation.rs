@@ -1,5 +1,7 @@
 //! What is asked about a flow, and what is answered.
 
+use std::sync::Arc;
+
 use std::{fmt, net::IpAddr};
 
 use enforcer_common::Action;
@@ -93,6 +95,9 @@ pub struct Explanation {
     /// The rule that decided, with file and line.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rule: Option<RuleInfo>,
+    /// The git commit of the tree, where it is in a git work tree.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub commit: Option<Arc<str>>,
     /// Where policies in audit mode make a difference: what falls without them, and what would
     /// fall if they were enforced.
     #[serde(default, skip_serializing_if = "Option::is_none")]

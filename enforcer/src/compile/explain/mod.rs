@@ -122,6 +122,7 @@ impl Explainer<'_> {
             verdict: decision.action().into(),
             reason: reason.map_or("unknown", Reason::name).to_owned(),
             rule: rule.map(|rule| (**rule).clone()),
+            commit: self.policy.commit.clone(),
             audit,
             tiers: story.tiers,
             peer_identity,
