@@ -394,6 +394,39 @@ mod tests {
     }
 
     #[test]
+    fn a_record_names_the_commit_that_was_in_force_then() {
+        let mut context = fixtures::context();
+        context.commits.note(Some(&"fedc".into()), 5, 200_000_000);
+        let clock = Clock::fixed(datetime!(2026-01-02 12:03:04 UTC));
+        let names = Arc::new(NameBook::new(context));
+        let mut enricher = Enricher::with(names, Processes::default(), clock);
+        let commit = |record: FlowRecord| record.rule.unwrap().commit;
+        for (generation, expected) in [(3, None), (4, Some("0123abcd")), (5, Some("fedc"))] {
+            let event = Event {
+                generation,
+                ..fixtures::event()
+            };
+            let record = enricher.event(&event).unwrap();
+            assert_eq!(commit(record).as_deref(), expected, "{generation}");
+        }
+        let key = decode::sighting(&fixtures::event()).unwrap().counted;
+        enricher.begin_snapshot(1_000_000_000);
+        for (last, expected) in [(199_000_000, "0123abcd"), (200_000_000, "fedc")] {
+            let count = DeniedEntry {
+                packets: 1_000,
+                bytes: 1_000,
+                first: last,
+                last,
+                peer: 300,
+                ifindex: 4,
+                cgroup: 0,
+            };
+            let record = enricher.count(&key.unwrap(), &count).unwrap().unwrap();
+            assert_eq!(commit(record).as_deref(), Some(expected), "{last}");
+        }
+    }
+
+    #[test]
     fn a_count_is_reduced_by_what_the_event_said() {
         let mut enricher = fixtures::enricher();
         let event = fixtures::event();

@@ -149,6 +149,30 @@ async fn another_tree_on_trial() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn another_commit_of_the_same_files_is_named_and_compiles_nothing() {
+    let host = Host::new("web");
+    let git = host.tree().join(".git");
+    fs::create_dir(&git).unwrap();
+    let [a, b] = ["a", "b"].map(|digit| digit.repeat(40));
+    fs::write(git.join("HEAD"), &a).unwrap();
+    let mut daemon = host.start().await;
+    let before = daemon.now();
+    fs::write(git.join("HEAD"), &b).unwrap();
+    daemon.tree_changes().await;
+    let now = daemon.now();
+    assert_eq!(now.policy.commit.as_deref(), Some(&*b));
+    assert_eq!(now.policy_status(&host.tree()).commit.as_ref(), Some(&b));
+    let then = now.commits.at_generation(before.generation);
+    assert_eq!(then.map(AsRef::as_ref), Some(&*a));
+    let since = now.commits.at_generation(now.generation);
+    assert_eq!(since.map(AsRef::as_ref), Some(&*b));
+    // What was read is the same in memory, which is what the compiler compares.
+    let (one, other) = (&before.policy.workloads[0], &now.policy.workloads[0]);
+    assert!(Arc::ptr_eq(one, other));
+    daemon.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_bad_tree_changes_nothing_and_is_named() {
     let host = Host::new("web");
     let (git, commit) = (host.tree().join(".git"), "a".repeat(40));
