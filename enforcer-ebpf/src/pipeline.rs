@@ -1,22 +1,21 @@
 //! From a parsed packet to "passes" or "does not": conntrack first, then everything else.
 
+mod exempt;
+mod flow;
+mod others;
+mod reassembly;
+
 use core::mem::MaybeUninit;
 
-use aya_ebpf::{
-    bindings::{
-        __sk_buff, BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NO_NEIGH,
-        BPF_FIB_LKUP_RET_SUCCESS, bpf_fib_lookup as FibParams,
-    },
-    helpers::generated::bpf_fib_lookup,
-};
+use aya_ebpf::bindings::__sk_buff;
 use enforcer_common::{
     Action, Decision, Direction, Judge, Protocol, Reason,
     address_entry::address_flag,
     config::{Config, config_flag},
-    conntrack::{FlowEntry, State, advance, flow_flag, infer_opener, tcp_flag},
+    conntrack::{FlowEntry, State, advance, flow_flag},
     endpoint_entry::{EndpointEntry, endpoint_flag},
     event::event_flag,
-    flow_key::{Addr6, FlowKey, FragmentEntry, FragmentKey, space},
+    flow_key::{Addr6, FlowKey, space},
     identity,
 };
 
@@ -32,10 +31,16 @@ use crate::{
         quoted::Quoted,
     },
     peer,
+    pipeline::{
+        exempt::{is_infrastructure, is_own_source},
+        flow::{Known, close, entry_of, is_related, keep, known, opener_of},
+        others::is_for_others,
+        reassembly::reassemble,
+    },
     report::{Facts, Report},
     table::{
         config::{config, is_failsafe},
-        endpoints, flows, fragments, policy,
+        endpoints, policy,
     },
 };
 
@@ -69,91 +74,6 @@ pub struct Place {
 }
 
 const _: () = assert!(size_of::<Place>() == 40);
-
-/// What the flow table says to a packet.
-#[repr(u32)]
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Known {
-    /// It was not asked yet.
-    Unasked,
-    /// It belongs to an established, judged flow, and passes.
-    Established,
-    /// Its flow is to be judged anew.
-    Stale,
-    /// It has no flow.
-    Unknown,
-}
-
-/// Looks the flow of a packet up: all that an established flow costs.
-#[inline(always)]
-fn known<F: Family>(
-    config: &Config,
-    packet: &Step,
-    flow: &FlowKey<F::Addr>,
-    direction: Direction,
-    seconds: u32,
-) -> Known {
-    let Some(entry) = F::flow(flow) else {
-        return Known::Unknown;
-    };
-    // SAFETY: a live map value. Other CPUs may change it too; every field stands alone.
-    let entry = unsafe { &mut *entry };
-    if entry.generation != config.generation
-        || entry.flags & flow_flag::DENIED != 0
-        || entry.is_expired(packet.protocol, seconds)
-        || entry.is_reopened_by(direction, packet.protocol, packet.tcp_flags)
-    {
-        return Known::Stale;
-    }
-    touch(entry, packet.protocol, packet.tcp_flags, direction, seconds);
-    Known::Established
-}
-
-/// Moves a flow on. Writes only what changes: a hot entry's cache line stays shared.
-#[inline(always)]
-fn touch(entry: &mut FlowEntry, protocol: u8, tcp_flags: u8, direction: Direction, seconds: u32) {
-    let before = State::from_byte(entry.state);
-    let opener = Direction::from_byte(entry.opener);
-    let after = advance(before, opener, direction, protocol, tcp_flags);
-    if after as u8 != before as u8 {
-        entry.state = after as u8;
-    }
-    if entry.seen != seconds {
-        entry.seen = seconds;
-    }
-}
-
-/// Gives later fragments the ports of the first one. Returns 1, or [`MALFORMED`] plus a reason.
-#[inline(never)]
-fn reassemble<F: Family>(packet: &mut Packet<F>, place: &Place) -> u32 {
-    let key = FragmentKey {
-        source: F::mapped(&packet.source),
-        destination: F::mapped(&packet.destination),
-        identification: packet.identification,
-        ifindex: place.ifindex,
-        protocol: packet.protocol,
-        direction: place.direction,
-        pad: [0; 2],
-    };
-    if packet.kind == kind::FIRST_FRAGMENT {
-        let entry = FragmentEntry {
-            source_port: packet.source_port,
-            destination_port: packet.destination_port,
-            seen: place.seconds,
-        };
-        fragments::keep(&key, &entry);
-        return 1;
-    }
-    let Some(first) = fragments::find(&key, place.seconds) else {
-        return MALFORMED + Reason::FragmentUnknown as u32;
-    };
-    packet.source_port = first.source_port;
-    packet.destination_port = first.destination_port;
-    if packet.protocol == Protocol::TCP {
-        packet.tcp_flags = tcp_flag::ACK;
-    }
-    1
-}
 
 /// A packet on its way through the pipeline. Without holes, as [`Packet`].
 #[repr(C)]
@@ -367,7 +287,7 @@ fn walk<F: Slow, const AT_SOCKET: bool>(
                 protocol: case.packet.protocol,
                 tcp_flags: case.packet.tcp_flags,
             };
-            known = self::known::<F>(config, &step, flow, direction, place.seconds);
+            known = flow::known::<F>(config, &step, flow, direction, place.seconds);
         }
     }
     if known == Known::Established {
@@ -612,31 +532,6 @@ fn judge<F: Quoted, const AT_SOCKET: bool>(
     u32::from(facts.decision.passes())
 }
 
-/// A reset has passed on a denied connection. The time of the first one counts.
-#[inline(always)]
-fn close(entry: &mut FlowEntry, seconds: u32) {
-    if entry.state != State::Closed as u8 {
-        entry.state = State::Closed as u8;
-        entry.seen = seconds;
-    }
-}
-
-/// The entry of a flow. Map keys must be on a function's own stack (before Linux 6.2), and the
-/// room for this one is free again afterwards; so with [`keep`].
-#[inline(never)]
-fn entry_of<F: Family>(flow: &FlowKey<F::Addr>) -> Option<&'static mut FlowEntry> {
-    let key = FlowKey { ..*flow };
-    // SAFETY: a live map value. Other CPUs may change it too; every field stands alone.
-    F::flow(&key).map(|entry| unsafe { &mut *entry })
-}
-
-/// Keeps the entry of a flow. Returns 0 when there is no room.
-#[inline(never)]
-fn keep<F: Family>(flow: &FlowKey<F::Addr>, entry: &FlowEntry) -> u32 {
-    let key = FlowKey { ..*flow };
-    u32::from(F::keep(&key, entry))
-}
-
 /// Writes a note so that the compiler cannot carry its value on in a register.
 #[inline(always)]
 fn note(field: &mut u8, value: u8) {
@@ -666,186 +561,4 @@ fn ask<F: Family>(
         protocol: packet.protocol,
         port: packet.policy_port(direction, way),
     })
-}
-
-/// Who opened the flow of a packet that has no entry. `None`: cannot be told.
-#[inline(always)]
-fn opener_of<F: Family>(
-    packet: &Packet<F>,
-    flow: &FlowKey<F::Addr>,
-    direction: Direction,
-    endpoint: &EndpointEntry,
-    seconds: u32,
-) -> Option<Direction> {
-    if packet.protocol == Protocol::TCP {
-        let flags = packet.tcp_flags & (tcp_flag::SYN | tcp_flag::ACK);
-        if flags == tcp_flag::SYN {
-            return Some(direction);
-        }
-        if flags == tcp_flag::SYN | tcp_flag::ACK {
-            return Some(direction.reverse());
-        }
-        return infer_opener(flow.local_port, flow.remote_port);
-    }
-    if packet.kind == kind::ICMP_ERROR {
-        return Some(direction);
-    }
-    // A request shows who asks.
-    if packet.is_echo_request() {
-        return Some(direction);
-    }
-    if seconds < endpoint.adopt_until && endpoint.has(endpoint_flag::ADOPTS_DATAGRAMS)
-        || flows::is_full(seconds)
-    {
-        return infer_opener(flow.local_port, flow.remote_port);
-    }
-    Some(direction)
-}
-
-/// Whether an ICMP error is about a flow that is open here.
-#[inline(never)]
-fn is_related<F: Quoted>(skb: Skb, place: &Place, packet: &Packet<F>) -> u32 {
-    let direction = Direction::from_byte(place.direction);
-    let Some(quoted) = F::quoted(&skb, packet.transport, place.space, place.scope, direction)
-    else {
-        return 0;
-    };
-    let Some(entry) = F::flow(&quoted) else {
-        return 0;
-    };
-    // SAFETY: as in `known`.
-    let entry = unsafe { &*entry };
-    let open =
-        entry.flags & flow_flag::DENIED == 0 && !entry.is_expired(quoted.protocol, place.seconds);
-    u32::from(open)
-}
-
-/// Whether a packet at an uplink is not for the host endpoint to judge here: it is only
-/// forwarded, or it has a socket, whose own hooks judge it.
-#[inline(never)]
-fn is_for_others<F: Quoted>(
-    skb: Skb,
-    config: &Config,
-    place: &Place,
-    packet: &Packet<F>,
-    flow: &FlowKey<F::Addr>,
-) -> u32 {
-    let at_sockets = config.flags & config_flag::SOCKETS_AT_TC == 0;
-    if place.direction == Direction::Egress as u8 {
-        // SAFETY: the context of the program.
-        let (forwarded, socket) = unsafe {
-            (
-                (*skb.0).ingress_ifindex != 0,
-                !(*skb.0).__bindgen_anon_2.sk.is_null(),
-            )
-        };
-        return u32::from(forwarded || at_sockets && socket);
-    }
-    if at_sockets {
-        if packet.kind == kind::ICMP_ERROR {
-            if let Some(about) =
-                F::quoted(&skb, packet.transport, space::HOST, 0, Direction::Ingress)
-                && peer::has_receiver::<F>(skb, &about) == 1
-            {
-                return 1;
-            }
-        } else if peer::has_receiver::<F>(skb, flow) == 1 {
-            return 1;
-        }
-    }
-    is_forwarded::<F>(skb, place.ifindex, packet)
-}
-
-/// Whether a packet at an uplink is routed to elsewhere: 1 or 0.
-#[inline(never)]
-fn is_forwarded<F: Family>(skb: Skb, ifindex: u32, packet: &Packet<F>) -> u32 {
-    let mut question = MaybeUninit::<FibParams>::uninit();
-    // SAFETY: all bytes zero is a valid question, and it is whole words.
-    let question = unsafe {
-        zero(question.as_mut_ptr().cast(), size_of::<FibParams>() / 4);
-        question.assume_init_mut()
-    };
-    question.family = F::AF;
-    question.ifindex = ifindex;
-    F::fib(question, &packet.source, &packet.destination);
-    // SAFETY: the parameters are as large as said.
-    let answer = unsafe {
-        bpf_fib_lookup(
-            skb.0.cast(),
-            core::ptr::from_mut(question),
-            size_of::<FibParams>() as i32,
-            0,
-        )
-    };
-    // What has a route to elsewhere is forwarded, with or without a known neighbour, or too
-    // big for the next link; everything else is for this host, or for nobody.
-    let forwarded = answer == i64::from(BPF_FIB_LKUP_RET_SUCCESS)
-        || answer == i64::from(BPF_FIB_LKUP_RET_NO_NEIGH)
-        || answer == i64::from(BPF_FIB_LKUP_RET_FRAG_NEEDED);
-    u32::from(forwarded)
-}
-
-/// What every host needs before it can be asked who it is: neighbour discovery, multicast
-/// listener discovery, and DHCP where it has no address yet.
-#[inline(always)]
-fn is_infrastructure<F: Family>(
-    packet: &Packet<F>,
-    endpoint: &EndpointEntry,
-    place: &Place,
-    direction: Direction,
-) -> bool {
-    let host = endpoint.has(endpoint_flag::HOST);
-    if packet.protocol == Protocol::ICMPV6 {
-        let message = packet.icmp >> 8;
-        // Router advertisements and redirects come from routers, never from workloads.
-        let from_router = message == 134 || message == 137;
-        let forged = from_router
-            && place.space == space::INTERFACE
-            && direction as u8 == Direction::Egress as u8;
-        // RFC 4861: a hop limit of 255 proves that the sender is on the link.
-        return match message {
-            133..=137 => packet.hop_limit == 255 && !forged,
-            130..=132 | 143 => packet.hop_limit == 1,
-            _ => false,
-        };
-    }
-    if packet.protocol != Protocol::UDP {
-        return false;
-    }
-    let (client, server) = match direction {
-        Direction::Egress => (packet.source_port, packet.destination_port),
-        Direction::Ingress => (packet.destination_port, packet.source_port),
-    };
-    let dhcp = client == 68 && server == 67;
-    let dhcp6 = client == 546 && server == 547;
-    if host {
-        return dhcp || dhcp6;
-    }
-    // A workload may ask for an address, not carry data to a server of its choice. The offer
-    // comes to the very address that is offered, if the client can take it there.
-    (dhcp || dhcp6)
-        && (direction as u8 == Direction::Ingress as u8
-            || F::is_group(&packet.destination)
-            || F::is_group(&packet.source)
-            || (dhcp6 && F::is_link_local(&packet.source)))
-}
-
-/// Whether a source address is the workload's own.
-#[inline(always)]
-fn is_own_source<F: Family>(config: &Config, source: &F::Addr, endpoint: &EndpointEntry) -> bool {
-    if F::VERSION == 6 && F::is_link_local(source) {
-        return true;
-    }
-    let strict = endpoint.has(endpoint_flag::STRICT_SOURCE);
-    let entry = peer::by_address::<F>(config, source);
-    if entry.endpoint == endpoint.id {
-        return true;
-    }
-    // Nobody's, or that of a workload of the same identity.
-    !strict
-        && entry.endpoint == 0
-        && entry.flags & address_flag::LOCAL == 0
-        && (entry.identity < identity::FIRST
-            || entry.flags & address_flag::WORLD != 0
-            || entry.identity == endpoint.identity)
 }
