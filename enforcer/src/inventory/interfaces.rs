@@ -5,11 +5,17 @@
 //! ENOBUFS when the queue overflows) costs nothing but a listing. Listings use a socket of their
 //! own, so that an overflow cannot swallow an answer.
 
-use std::{collections::BTreeSet, io, net::IpAddr, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    net::IpAddr,
+    time::Duration,
+};
 
 use futures::{
     Stream, StreamExt as _, TryStreamExt as _, channel::mpsc::UnboundedReceiver, future,
 };
+use ipnet::IpNet;
 use rtnetlink::{
     Handle, MulticastGroup,
     packet_core::{NetlinkMessage, NetlinkPayload},
@@ -17,7 +23,7 @@ use rtnetlink::{
         AddressFamily, RouteNetlinkMessage,
         address::{AddressAttribute, AddressMessage},
         link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage},
-        route::{RouteAttribute, RouteMessage, RouteType},
+        route::{RouteAddress, RouteAttribute, RouteMessage, RouteType},
     },
     sys::SocketAddr,
 };
@@ -82,6 +88,10 @@ pub struct Links {
     pub host_addresses: Vec<IpAddr>,
     /// Names of the interfaces that a default route of any table leaves by, sorted.
     pub default_route_interfaces: Vec<String>,
+    /// Unicast routes without a gateway, of any table, to what is behind interfaces whose other
+    /// end is in another network namespace, by ifindex: the ways to pods. Those of interfaces
+    /// that a default route leaves by are not among them.
+    pub direct_routes: BTreeMap<IpNet, u32>,
 }
 
 /// Watches the network namespace of the thread that called [`LinkWatch::open`].
@@ -141,6 +151,7 @@ impl LinkWatch {
             .await
             .map_err(list("addresses"))?;
         let mut uplinks = BTreeSet::new();
+        let mut direct = Vec::new();
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
             let mut request = RouteMessage::default();
             request.header.address_family = family;
@@ -150,6 +161,7 @@ impl LinkWatch {
                 .execute()
                 .try_for_each(|route| {
                     uplinks.extend(default_route_links(&route));
+                    direct.extend(direct_route(&route));
                     future::ready(Ok(()))
                 })
                 .await
@@ -161,7 +173,13 @@ impl LinkWatch {
             .map(|i| i.name.clone())
             .collect();
         default_route_interfaces.sort();
+        let leads_away = |ifindex: u32| {
+            let found = interfaces.iter().find(|i| i.ifindex == ifindex);
+            found.is_some_and(|i| i.peer_netns.is_some()) && !uplinks.contains(&ifindex)
+        };
+        direct.retain(|(_, ifindex)| leads_away(*ifindex));
         Ok(Links {
+            direct_routes: direct.into_iter().collect(),
             interfaces,
             host_addresses: addresses.into_iter().collect(),
             default_route_interfaces,
@@ -201,7 +219,7 @@ async fn next_relevant(
             // A host that carries many routes (BGP) changes them all the time.
             NetlinkPayload::InnerMessage(
                 RouteNetlinkMessage::NewRoute(route) | RouteNetlinkMessage::DelRoute(route),
-            ) if route.header.destination_prefix_length != 0 => {}
+            ) if route.header.destination_prefix_length != 0 && direct_route(&route).is_none() => {}
             _ => return Ok(()),
         }
     }
@@ -257,6 +275,33 @@ fn host_address(message: &AddressMessage) -> Option<IpAddr> {
     address
 }
 
+/// Where a unicast route without a gateway leads, and the interface that it leaves by.
+fn direct_route(route: &RouteMessage) -> Option<(IpNet, u32)> {
+    let header = &route.header;
+    if header.destination_prefix_length == 0
+        || header.kind != RouteType::Unicast
+        || header.table == TABLE_LOCAL
+    {
+        return None;
+    }
+    let (mut destination, mut interface) = (None, None);
+    for attribute in &route.attributes {
+        match attribute {
+            RouteAttribute::Destination(RouteAddress::Inet(v4)) => {
+                destination = Some(IpAddr::from(*v4));
+            }
+            RouteAttribute::Destination(RouteAddress::Inet6(v6)) => {
+                destination = Some(IpAddr::from(*v6));
+            }
+            RouteAttribute::Oif(index) => interface = Some(*index),
+            RouteAttribute::Gateway(_) | RouteAttribute::Via(_) => return None,
+            _ => {}
+        }
+    }
+    let network = IpNet::new(destination?, header.destination_prefix_length).ok()?;
+    Some((network.trunc(), interface?))
+}
+
 fn default_route_links(route: &RouteMessage) -> Vec<u32> {
     let header = &route.header;
     if header.destination_prefix_length != 0
@@ -299,6 +344,31 @@ mod tests {
         let mut unreachable = default.clone();
         unreachable.header.kind = RouteType::Unreachable;
         assert!(default_route_links(&unreachable).is_empty());
+    }
+
+    #[test]
+    fn direct_routes_have_no_gateway() {
+        let to = RouteAttribute::Destination(RouteAddress::Inet([10, 244, 0, 7].into()));
+        let pod = route(32, vec![to.clone(), RouteAttribute::Oif(7)]);
+        assert_eq!(
+            direct_route(&pod),
+            Some(("10.244.0.7/32".parse().unwrap(), 7))
+        );
+        let gateway = RouteAttribute::Gateway(RouteAddress::Inet([10, 0, 0, 1].into()));
+        let elsewhere = route(32, vec![to.clone(), gateway, RouteAttribute::Oif(7)]);
+        assert_eq!(direct_route(&elsewhere), None);
+        let mut own = pod.clone();
+        own.header.table = TABLE_LOCAL;
+        assert_eq!(direct_route(&own), None);
+        assert_eq!(direct_route(&route(0, vec![RouteAttribute::Oif(7)])), None);
+    }
+
+    #[tokio::test]
+    async fn a_new_way_to_a_pod_is_relevant() {
+        let to = RouteAttribute::Destination(RouteAddress::Inet([10, 244, 0, 7].into()));
+        let inner = RouteNetlinkMessage::NewRoute(route(32, vec![to, RouteAttribute::Oif(7)]));
+        let mut one = futures::stream::iter([(NetlinkMessage::from(inner), SocketAddr::new(0, 0))]);
+        assert!(next_relevant(&mut one).await.is_ok());
     }
 
     #[test]

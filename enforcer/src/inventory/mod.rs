@@ -16,6 +16,7 @@ mod ways;
 
 use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 
+use ipnet::IpNet;
 use tokio::{
     sync::watch,
     task::{JoinError, JoinHandle},
@@ -64,6 +65,8 @@ pub struct Snapshot {
     /// Names of the interfaces that default routes leave by: the uplinks, where the operator
     /// names none.
     pub default_route_interfaces: Vec<String>,
+    /// See [`Links::direct_routes`].
+    pub direct_routes: BTreeMap<IpNet, u32>,
     /// What an operator should know about the inventory itself, in sentences.
     pub notes: Vec<String>,
 }
@@ -72,6 +75,16 @@ impl Snapshot {
     /// The interface of this name.
     pub fn interface(&self, name: &str) -> Option<&Interface> {
         self.interfaces.iter().find(|i| i.name == name)
+    }
+
+    /// The interface behind which an address is, if a direct route tells.
+    pub fn interface_towards(&self, address: IpAddr) -> Option<&Interface> {
+        let longest = IpNet::from(address).prefix_len();
+        let ifindex = (1..=longest).rev().find_map(|length| {
+            let network = IpNet::new(address, length).ok()?.trunc();
+            self.direct_routes.get(&network)
+        })?;
+        self.interfaces.iter().find(|i| i.ifindex == *ifindex)
     }
 }
 
@@ -195,6 +208,7 @@ fn snapshot(tree: &CgroupTree, links: &Links) -> Snapshot {
         interfaces: links.interfaces.clone(),
         host_addresses: links.host_addresses.clone(),
         default_route_interfaces: links.default_route_interfaces.clone(),
+        direct_routes: links.direct_routes.clone(),
         notes: tree.note().into_iter().collect(),
     }
 }

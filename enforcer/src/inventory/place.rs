@@ -88,7 +88,7 @@ impl Placer {
                 continue;
             };
             let added = match place {
-                Place::Interface(_) => Ok(()),
+                Place::Interface(_) | Place::Route(_) => Ok(()),
                 Place::Cgroup(pattern) => {
                     let pattern = normalized(pattern);
                     let added = cgroups.add(index, &pattern);
@@ -196,7 +196,15 @@ fn place_interfaces(
 ) {
     let mut claims: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
     for (index, workload) in workloads.iter().enumerate() {
-        if let Some(Place::Interface(name)) = &workload.place {
+        let name = match &workload.place {
+            Some(Place::Interface(name)) => Some(name.as_str()),
+            Some(Place::Route(address)) => {
+                let interface = snapshot.interface_towards(*address);
+                interface.map(|interface| interface.name.as_str())
+            }
+            _ => None,
+        };
+        if let Some(name) = name {
             claims.entry(name).or_default().push(index);
         }
     }
@@ -257,6 +265,7 @@ fn describe(place: &Place) -> String {
         Place::Cgroup(pattern) => format!("cgroup: {pattern}"),
         Place::Unit(pattern) => format!("unit: {pattern}"),
         Place::Interface(name) => format!("interface: {name}"),
+        Place::Route(address) => format!("a direct route to {address}"),
     }
 }
 
@@ -440,6 +449,47 @@ pub(super) mod tests {
         let found = place(&workloads, &host);
         assert!(found.endpoints.is_empty());
         assert!(found.problems[0].is_error());
+    }
+
+    #[test]
+    fn pods_are_behind_the_interface_that_their_route_leaves_by() {
+        let mut host = snapshot(&["/"]);
+        for (ifindex, name) in [(7, "veth7"), (8, "veth8")] {
+            host.interfaces.push(Interface {
+                ifindex,
+                name: name.into(),
+                up: true,
+                loopback: false,
+                kind: Some("veth".into()),
+                peer: Some(2),
+                peer_netns: Some(0),
+                controller: None,
+            });
+        }
+        let net = |text: &str| text.parse().unwrap();
+        host.direct_routes = [(net("10.244.0.0/24"), 7), (net("10.244.0.9/32"), 8)].into();
+        let route = |text: &str| Place::Route(text.parse().unwrap());
+        let workloads = [
+            workload("a", route("10.244.0.7")),
+            workload("b", route("10.244.0.9")),
+            workload("elsewhere", route("10.244.1.7")),
+        ];
+        let found = place(&workloads, &host);
+        assert_eq!(
+            endpoints(&found),
+            [("a", "interface:veth7"), ("b", "interface:veth8")]
+        );
+        assert_eq!(
+            found.problems[0].to_string(),
+            "default/elsewhere (w.yaml:1) is not here: nothing matches a direct route to \
+             10.244.1.7"
+        );
+        let two = [
+            workload("a", route("10.244.0.7")),
+            workload("b", Place::Interface("veth7".into())),
+        ];
+        let found = place(&two, &host);
+        assert!(found.endpoints.is_empty() && found.problems[0].is_error());
     }
 
     #[test]

@@ -159,7 +159,7 @@ impl<'a> Ground<'a> {
         parties.into_iter().filter_map(known).collect()
     }
 
-    /// Every rule that holds.
+    /// Every rule that holds and that somebody wrote.
     pub fn rules(&self) -> impl Iterator<Item = Place<'_>> {
         let policies = self.policy.policies.iter();
         let policies = policies.filter(|policy| policy.validity.holds(self.now));
@@ -170,7 +170,8 @@ impl<'a> Ground<'a> {
                     .iter()
                     .flatten()
                     .enumerate();
-                let rules = rules.filter(|(_, rule)| rule.validity.holds(self.now));
+                let holds = |rule: &Rule| rule.validity.holds(self.now) && !policy.adds(rule);
+                let rules = rules.filter(move |(_, rule)| holds(rule));
                 rules.map(move |(index, rule)| Place {
                     policy,
                     direction,

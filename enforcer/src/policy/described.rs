@@ -36,20 +36,15 @@ pub(super) struct GroupDocument {
 }
 
 impl Reader<'_> {
-    /// A whole document. `kubernetes`: it is a `v1` one, with whatever a cluster puts in.
+    /// A whole document.
     pub(super) fn namespace_document(
         &mut self,
         document: &Fields<'_>,
-        kubernetes: bool,
     ) -> Option<NamespaceDocument> {
-        let metadata = if kubernetes {
-            self.cluster_metadata(document)
-        } else {
-            if let Some(node) = document.find("spec") {
-                self.fields(node, "`spec` of a Namespace", &[]);
-            }
-            self.metadata(document, false)
-        }?;
+        if let Some(node) = document.find("spec") {
+            self.fields(node, "`spec` of a Namespace", &[]);
+        }
+        let metadata = self.metadata(document, false)?;
         if !super::name::is_dns_label(&metadata.name) {
             let message = format!("{} cannot be a namespace", quoted(&metadata.name));
             self.error(Code::BadName, metadata.at, message, super::name::DNS_LABEL);

@@ -13,6 +13,7 @@ mod diagnostic;
 mod document;
 mod groups;
 mod kept;
+pub mod kubernetes;
 mod loader;
 pub mod model;
 mod name;

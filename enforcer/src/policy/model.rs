@@ -7,7 +7,7 @@ mod peer;
 mod port;
 mod selector;
 
-use std::{collections::BTreeSet, fmt, sync::Arc};
+use std::{collections::BTreeSet, fmt, net::IpAddr, sync::Arc};
 
 use enforcer_common::{Direction, Protocol};
 use ipnet::IpNet;
@@ -287,6 +287,9 @@ pub enum Place {
     Unit(String),
     /// The host's side of the workload's interface (a name, no glob).
     Interface(String),
+    /// The interface behind which an address of the workload is: the one that the host's own
+    /// route to it leaves by, without a gateway.
+    Route(IpAddr),
 }
 
 /// Tiers, highest first.
@@ -363,11 +366,29 @@ pub struct Policy {
     pub rules: [Option<Vec<Rule>>; 2],
 }
 
+impl PolicyKind {
+    /// As documents write it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::SegmentPolicy => "SegmentPolicy",
+            Self::NetworkPolicy => "NetworkPolicy",
+            Self::ClusterNetworkPolicy => "ClusterNetworkPolicy",
+            Self::AdminNetworkPolicy => "AdminNetworkPolicy",
+            Self::BaselineAdminNetworkPolicy => "BaselineAdminNetworkPolicy",
+        }
+    }
+}
+
 impl Policy {
     /// The order in which policies are asked, and, among those that have none, named.
     pub fn rank(&self) -> (Tier, Option<u32>, Option<&str>, &str, PolicyKind) {
         let namespace = self.namespace.as_deref();
         (self.tier, self.priority, namespace, &self.name, self.kind)
+    }
+
+    /// Whether a rule of it is one that nobody wrote: what Kubernetes always allows.
+    pub fn adds(&self, rule: &Rule) -> bool {
+        self.kind == PolicyKind::NetworkPolicy && rule.name == LOCAL_NODE
     }
 
     /// Whether it and the same of its rules hold at both moments.
@@ -404,6 +425,10 @@ impl Accountability {
         }
     }
 }
+
+/// Name of the rule that every NetworkPolicy has besides its own: a pod and the node on which it
+/// runs may always talk to each other.
+pub const LOCAL_NODE: &str = "local-node";
 
 /// What a policy selects.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -39,7 +39,7 @@ pub(super) fn is_dns_label(text: &str) -> bool {
         && !text.ends_with('-')
 }
 
-fn is_dns_subdomain(text: &str) -> bool {
+pub(super) fn is_dns_subdomain(text: &str) -> bool {
     text.len() <= NAME_CHARS && text.split('.').all(is_dns_label)
 }
 
@@ -165,17 +165,22 @@ impl Reader<'_> {
     /// A label's value.
     pub(super) fn label_value<'n>(&mut self, node: &'n Node) -> Option<&'n str> {
         let text = self.text(node, "a label's value")?;
+        self.label_text(text, node.at).then_some(text)
+    }
+
+    /// Whether a text can be the value of a label.
+    pub(super) fn label_text(&mut self, text: &str, at: Position) -> bool {
         if text.is_empty() || is_word(text) {
-            return Some(text);
+            return true;
         }
         self.error(
             Code::BadLabel,
-            node.at,
+            at,
             format!("{} cannot be the value of a label", quoted(text)),
             "use letters, digits, and `-`, `_` or `.` between them, at most 63 characters, or \
              `\"\"`",
         );
-        None
+        false
     }
 
     /// The name of a service account.
@@ -188,40 +193,6 @@ impl Reader<'_> {
         let help = "use a to z, 0 to 9, and `-` or `.` between them, at most 253 characters";
         self.error(Code::BadName, node.at, message, help);
         None
-    }
-
-    /// `metadata` of an object as a cluster writes it.
-    pub(super) fn cluster_metadata(&mut self, document: &Fields<'_>) -> Option<Metadata> {
-        let help = "write `metadata:` and below it `name: some-name`";
-        let node = self.required(document, "metadata", "a document", help)?;
-        let known = &[
-            "name",
-            "labels",
-            "annotations",
-            "creationTimestamp",
-            "deletionGracePeriodSeconds",
-            "deletionTimestamp",
-            "finalizers",
-            "generateName",
-            "generation",
-            "managedFields",
-            "ownerReferences",
-            "resourceVersion",
-            "selfLink",
-            "uid",
-        ];
-        let fields = self.fields(node, "`metadata`", known)?;
-        let name = self.required(&fields, "name", "`metadata`", "write `name: some-name`")?;
-        let labels = match fields.find("labels") {
-            Some(node) => self.labels(node),
-            None => Some(Labels::new()),
-        };
-        Some(Metadata {
-            namespace: None,
-            name: self.name(name)?,
-            labels: labels?,
-            at: name.at,
-        })
     }
 
     /// Whether a text can be the key of a label.

@@ -171,6 +171,25 @@ impl Reader<'_> {
         Some(fields)
     }
 
+    /// The fields of a mapping that are looked for. The others are left alone: an object of a
+    /// cluster has many that policy does not ask for.
+    pub(super) fn some_fields<'n>(
+        &mut self,
+        node: &'n Node,
+        what: &str,
+        wanted: &[&'static str],
+    ) -> Option<Fields<'n>> {
+        let entries = self.pairs(node, what)?;
+        let wanted = entries
+            .into_iter()
+            .filter(|(key, _, _)| wanted.contains(key));
+        Some(Fields {
+            at: node.at,
+            doubtful: false,
+            entries: wanted.collect(),
+        })
+    }
+
     fn key<'n>(&mut self, key: &'n Node) -> Option<&'n str> {
         if let Value::Text(name) = &key.value {
             return Some(name);
@@ -322,13 +341,24 @@ impl Reader<'_> {
         options: &[(&'static str, T)],
     ) -> Option<T> {
         let text = self.text(node, what)?;
+        self.choose(text, node.at, what, options)
+    }
+
+    /// One of a few words, where it is known already what is written.
+    pub(super) fn choose<T: Clone>(
+        &mut self,
+        text: &str,
+        at: Position,
+        what: &str,
+        options: &[(&'static str, T)],
+    ) -> Option<T> {
         if let Some((_, value)) = options.iter().find(|(word, _)| *word == text) {
             return Some(value.clone());
         }
         let words = options.iter().map(|(word, _)| *word);
         if let Some((word, instead)) = LATER.iter().find(|(word, _)| *word == text) {
             let message = format!("{what} `{word}` is not in this version of the language");
-            self.error(Code::NotYet, node.at, message, *instead);
+            self.error(Code::NotYet, at, message, *instead);
             return None;
         }
         let help = match closest(text, words.clone()) {
@@ -336,7 +366,7 @@ impl Reader<'_> {
             None => format!("write {}", listed(words)),
         };
         let message = format!("{what} cannot be {}", quoted(text));
-        self.error(Code::UnknownValue, node.at, message, help);
+        self.error(Code::UnknownValue, at, message, help);
         None
     }
 

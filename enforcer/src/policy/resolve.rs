@@ -98,7 +98,7 @@ impl Claims {
             Statement::Policy(found) => {
                 let policy = &found.policy;
                 let key = (
-                    "SegmentPolicy",
+                    policy.kind.name(),
                     policy.namespace.clone(),
                     policy.name.clone(),
                 );
@@ -127,7 +127,12 @@ impl Claims {
                 let key = ("Workload", namespace, workload.name.clone());
                 self.name(key, file, found.name_at, errors);
                 self.addresses(&workload.addresses, &found.addresses_at, file, errors);
-                let Some(place) = &workload.place else { return };
+                // That two share an address is said already.
+                let place = workload.place.as_ref();
+                let Some(place) = place.filter(|place| !matches!(place, model::Place::Route(_)))
+                else {
+                    return;
+                };
                 if let Some(first) = self.places.claim(place.clone(), file, found.place_at) {
                     let message = format!("this is also the place of the workload in {first}");
                     let help = "what runs in one place is one workload: correct one of the two";

@@ -9,7 +9,7 @@ use super::{
     reader::{Fields, Reader, quoted},
 };
 
-const OPERATORS: [(&str, Operator); 4] = [
+pub(super) const OPERATORS: [(&str, Operator); 4] = [
     ("In", Operator::In),
     ("NotIn", Operator::NotIn),
     ("Exists", Operator::Exists),

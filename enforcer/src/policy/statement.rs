@@ -5,7 +5,8 @@ use std::sync::Arc;
 use super::{
     described::{GroupDocument, HostDocument, NamespaceDocument},
     diagnostic::{Code, Collector, Position, closest, listed},
-    document::{self, Node, Value},
+    document::{self, Node},
+    kubernetes::{self, Meaning},
     model::NodeSettings,
     policy_test::PolicyTest,
     reader::{Fields, Reader, quoted},
@@ -27,9 +28,6 @@ const KINDS: [&str; 7] = [
     "Host",
     "PolicyTest",
 ];
-
-/// The version of Kubernetes' own `Namespace`.
-const KUBERNETES: &str = "v1";
 
 /// A document that was read without errors. Positions are those of its name.
 #[derive(Clone, Debug)]
@@ -60,17 +58,24 @@ pub(super) fn read(file: &Arc<SourceFile>, errors: &mut Collector) -> FileStatem
     let mut statements = Vec::new();
     let mut annotations = Vec::new();
     document::parse(file, errors, |node, errors| {
-        documents += 1;
-        let noted = study::annotations(&node);
-        if !noted.is_empty() {
-            annotations.push((node.at.line, noted));
-        }
         let mut reader = Reader {
             file,
             errors,
             references: Vec::new(),
         };
-        statements.extend(statement(&mut reader, &node));
+        let nodes = if kubernetes::is_list(&node) {
+            reader.items(&node)
+        } else {
+            std::slice::from_ref(&node)
+        };
+        for node in nodes {
+            documents += 1;
+            let noted = study::annotations(node);
+            if !noted.is_empty() {
+                annotations.push((node.at.line, noted));
+            }
+            statements.extend(statement(&mut reader, node));
+        }
     });
     FileStatements {
         source: file.clone(),
@@ -82,11 +87,14 @@ pub(super) fn read(file: &Arc<SourceFile>, errors: &mut Collector) -> FileStatem
 
 fn statement(reader: &mut Reader<'_>, node: &Node) -> Option<Statement> {
     let known = ["apiVersion", "kind", "metadata", "spec"];
-    if is_kubernetes_namespace(node) {
-        let known: Vec<_> = known.into_iter().chain(["status"]).collect();
-        let document = reader.fields(node, "a Namespace", &known)?;
-        let namespace = reader.namespace_document(&document, true)?;
-        return Some(Statement::Namespace(namespace));
+    if kubernetes::is_object(node) {
+        return match reader.object(node)? {
+            Meaning::Policy(policy) => Some(Statement::Policy(policy)),
+            Meaning::Workload(workload) => Some(Statement::Workload(workload)),
+            Meaning::Namespace(namespace) => Some(Statement::Namespace(namespace)),
+            Meaning::Host(host) => Some(Statement::Host(host)),
+            Meaning::Nothing => None,
+        };
     }
     let document = reader.fields(node, "a document", &known)?;
     let version = version(reader, &document);
@@ -97,7 +105,7 @@ fn statement(reader: &mut Reader<'_>, node: &Node) -> Option<Statement> {
         "Group" => reader.group_document(&document).map(Statement::Group),
         "Host" => reader.host_document(&document).map(Statement::Host),
         "Namespace" => {
-            let namespace = reader.namespace_document(&document, false)?;
+            let namespace = reader.namespace_document(&document)?;
             Some(Statement::Namespace(namespace))
         }
         "PolicyTest" => {
@@ -110,19 +118,6 @@ fn statement(reader: &mut Reader<'_>, node: &Node) -> Option<Statement> {
             Some(Statement::Node(Box::new(settings), at))
         }
     }
-}
-
-fn is_kubernetes_namespace(node: &Node) -> bool {
-    let Value::Map(entries) = &node.value else {
-        return false;
-    };
-    let says = |wanted: &str, value: &str| {
-        entries.iter().any(|(key, found)| {
-            matches!((&key.value, &found.value), (Value::Text(key), Value::Text(found))
-                if key == wanted && found == value)
-        })
-    };
-    says("apiVersion", KUBERNETES) && says("kind", "Namespace")
 }
 
 impl FileStatements {

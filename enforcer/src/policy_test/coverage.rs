@@ -48,7 +48,8 @@ impl Coverage {
         for policy in &policy.policies {
             for direction in [Direction::Egress, Direction::Ingress] {
                 let rules = policy.rules[direction as usize].iter().flatten();
-                unreached.extend(rules.enumerate().map(|(place, rule)| UnreachedRule {
+                let rules = rules.enumerate().filter(|(_, rule)| !policy.adds(rule));
+                unreached.extend(rules.map(|(place, rule)| UnreachedRule {
                     policy: super::full_name(policy.namespace.as_deref(), &policy.name),
                     direction: direction.into(),
                     rule: rule.name.clone(),

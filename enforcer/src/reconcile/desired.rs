@@ -296,6 +296,7 @@ spec: { interface: veth-db, addresses: [10.0.0.7] }
             interfaces: vec![interface(2, "eth0"), interface(9, "veth-db")],
             host_addresses: vec!["192.0.2.1".parse().unwrap()],
             default_route_interfaces: vec!["eth0".into()],
+            direct_routes: [].into(),
             notes: Vec::new(),
         }
     }

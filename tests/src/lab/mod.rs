@@ -4,6 +4,7 @@
 //! lab is dropped, on a signal, and at the next start after a `kill -9`.
 
 pub mod cgroup;
+pub mod cluster;
 pub mod daemon;
 pub mod frame;
 pub mod namespace;
