@@ -4,14 +4,17 @@
 mod kinds;
 mod parts;
 
+use std::collections::BTreeSet;
+
 use serde_json::{Value, json};
 
-use crate::policy::API_VERSION;
+use crate::policy::{API_VERSION, kubernetes};
 
 /// The schema: draft 7, which editors understand best.
 pub fn schema() -> Value {
     let kinds = kinds::all();
     let names: Vec<_> = kinds.iter().map(|(name, _)| *name).collect();
+    let versions: BTreeSet<_> = kubernetes::api_versions().chain([API_VERSION]).collect();
     // One branch for each kind: an editor then completes what the kind at hand has.
     let branches: Vec<Value> = kinds
         .iter()
@@ -32,12 +35,15 @@ pub fn schema() -> Value {
         "$schema": "http://json-schema.org/draft-07/schema#",
         "title": "Policy of the enforcer",
         "type": "object",
-        "required": ["apiVersion", "kind", "metadata"],
-        "properties": {
-            "apiVersion": { "enum": [API_VERSION, "v1"] },
-            "kind": { "enum": names },
+        "required": ["apiVersion", "kind"],
+        "properties": { "apiVersion": { "enum": versions }, "kind": { "type": "string" } },
+        // Kubernetes has its own schemas for its own objects.
+        "if": { "properties": { "apiVersion": { "const": API_VERSION } } },
+        "then": {
+            "required": ["metadata"],
+            "properties": { "kind": { "enum": names } },
+            "allOf": branches,
         },
-        "allOf": branches,
         "definitions": definitions,
     })
 }

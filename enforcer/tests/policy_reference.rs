@@ -40,6 +40,19 @@ fn every_example_is_good() {
 }
 
 #[test]
+fn the_example_of_kubernetes_is_good() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/kubernetes.md");
+    let text = fs::read_to_string(path).expect("docs/kubernetes.md is there");
+    let examples = examples(&text);
+    assert_eq!(examples.len(), 1);
+    for (line, example) in examples {
+        if let Err(errors) = policy::load_text(&format!("docs/kubernetes.md+{line}"), &example) {
+            panic!("{}", errors.render(false));
+        }
+    }
+}
+
+#[test]
 fn every_code_is_explained() {
     let text = reference();
     let rows: Vec<&str> = text

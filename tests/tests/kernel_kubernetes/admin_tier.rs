@@ -5,7 +5,7 @@ use crate::Case;
 pub const CASES: &[Case] = &[
     Case {
         name: "Admin: Deny is stronger than a NetworkPolicy that allows",
-        policy: r#"
+        policy: r"
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
 metadata: {name: allow, namespace: x}
@@ -19,7 +19,7 @@ spec:
   priority: 1
   subject: {namespaces: {matchLabels: {ns: x}}}
   ingress: [{action: Deny, from: [{namespaces: {matchLabels: {ns: y}}}]}]
-"#,
+",
         table: "
             #.. ... ... ..
             .#. ... ... ..
@@ -37,7 +37,7 @@ spec:
     },
     Case {
         name: "Admin: Accept is stronger than a NetworkPolicy that denies",
-        policy: r#"
+        policy: r"
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
 metadata: {name: deny, namespace: x}
@@ -51,7 +51,7 @@ spec:
   priority: 1
   subject: {namespaces: {matchLabels: {ns: x}}}
   ingress: [{action: Accept, from: [{pods: {namespaceSelector: {matchLabels: {ns: y}}, podSelector: {matchLabels: {pod: b}}}}]}]
-"#,
+",
         table: "
             #XX ... ... ..
             X#X ... ... ..
@@ -69,7 +69,7 @@ spec:
     },
     Case {
         name: "Admin: Pass hands on to NetworkPolicy",
-        policy: r#"
+        policy: r"
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
 metadata: {name: p, namespace: x}
@@ -83,7 +83,7 @@ spec:
   priority: 1
   subject: {namespaces: {matchLabels: {ns: x}}}
   ingress: [{action: Pass, from: [{namespaces: {matchLabels: {ns: z}}}]}, {action: Deny, from: [{namespaces: {}}]}]
-"#,
+",
         table: "
             #XX ... ... ..
             X#X ... ... ..
@@ -101,7 +101,7 @@ spec:
     },
     Case {
         name: "Admin: the smaller priority is asked first",
-        policy: r#"
+        policy: r"
 apiVersion: policy.networking.k8s.io/v1alpha2
 kind: ClusterNetworkPolicy
 metadata: {name: later}
@@ -119,7 +119,7 @@ spec:
   priority: 5
   subject: {namespaces: {matchLabels: {ns: x}}}
   ingress: [{action: Accept, from: [{pods: {namespaceSelector: {matchLabels: {ns: y}}, podSelector: {matchLabels: {pod: b}}}}]}]
-"#,
+",
         table: "
             #.. ... ... ..
             .#. ... ... ..
@@ -137,7 +137,7 @@ spec:
     },
     Case {
         name: "Admin: the first rule that matches decides",
-        policy: r#"
+        policy: r"
 apiVersion: policy.networking.k8s.io/v1alpha2
 kind: ClusterNetworkPolicy
 metadata: {name: a}
@@ -146,7 +146,7 @@ spec:
   priority: 5
   subject: {namespaces: {matchLabels: {ns: x}}}
   ingress: [{action: Deny, from: [{pods: {namespaceSelector: {matchLabels: {ns: y}}, podSelector: {matchLabels: {pod: a}}}}]}, {action: Accept, from: [{namespaces: {matchLabels: {ns: y}}}]}, {action: Deny, from: [{pods: {namespaceSelector: {matchLabels: {ns: y}}, podSelector: {matchLabels: {pod: b}}}}]}]
-"#,
+",
         table: "
             #.. ... ... ..
             .#. ... ... ..
@@ -164,7 +164,7 @@ spec:
     },
     Case {
         name: "Admin: Pass skips the rest of the tier, of all its policies",
-        policy: r#"
+        policy: r"
 apiVersion: policy.networking.k8s.io/v1alpha2
 kind: ClusterNetworkPolicy
 metadata: {name: later}
@@ -182,7 +182,7 @@ spec:
   priority: 5
   subject: {namespaces: {matchLabels: {ns: x}}}
   ingress: [{action: Pass, from: [{namespaces: {matchLabels: {ns: z}}}]}]
-"#,
+",
         table: "
             #XX ... ... ..
             X#X ... ... ..
@@ -200,7 +200,7 @@ spec:
     },
     Case {
         name: "Admin: a subject of some pods",
-        policy: r#"
+        policy: r"
 apiVersion: policy.networking.k8s.io/v1alpha2
 kind: ClusterNetworkPolicy
 metadata: {name: a}
@@ -209,7 +209,7 @@ spec:
   priority: 5
   subject: {pods: {namespaceSelector: {matchExpressions: [{key: ns, operator: In, values: [x, y]}]}, podSelector: {matchLabels: {pod: c}}}}
   ingress: [{action: Deny, from: [{namespaces: {}}]}]
-"#,
+",
         table: "
             #.X ..X ... ..
             .#X ..X ... ..
@@ -227,7 +227,7 @@ spec:
     },
     Case {
         name: "Admin: an empty subject is every pod",
-        policy: r#"
+        policy: r"
 apiVersion: policy.networking.k8s.io/v1alpha2
 kind: ClusterNetworkPolicy
 metadata: {name: a}
@@ -236,7 +236,7 @@ spec:
   priority: 0
   subject: {namespaces: {}}
   ingress: [{action: Deny, from: [{pods: {namespaceSelector: {matchLabels: {ns: z}}, podSelector: {matchLabels: {pod: c}}}}]}]
-"#,
+",
         table: "
             #.. ... ... ..
             .#. ... ... ..
@@ -254,7 +254,7 @@ spec:
     },
     Case {
         name: "Admin: protocols and ports, in numbers, ranges and names",
-        policy: r#"
+        policy: r"
 apiVersion: policy.networking.k8s.io/v1alpha2
 kind: ClusterNetworkPolicy
 metadata: {name: a}
@@ -263,7 +263,7 @@ spec:
   priority: 5
   subject: {namespaces: {matchLabels: {ns: x}}}
   ingress: [{action: Deny, from: [{namespaces: {matchLabels: {ns: y}}}], protocols: [{tcp: {destinationPort: {range: {start: 1, end: 80}}}}]}, {action: Deny, from: [{namespaces: {matchLabels: {ns: y}}}], protocols: [{udp: {destinationPort: {number: 81}}}]}, {action: Deny, from: [{namespaces: {matchLabels: {ns: z}}}], protocols: [{destinationNamedPort: web}]}]
-"#,
+",
         table: "
             #.. ... ... ..
             .#. ... ... ..
@@ -330,7 +330,7 @@ spec:
     },
     Case {
         name: "Admin: egress to pods, with a named port of theirs",
-        policy: r#"
+        policy: r"
 apiVersion: policy.networking.k8s.io/v1alpha2
 kind: ClusterNetworkPolicy
 metadata: {name: a}
@@ -339,7 +339,7 @@ spec:
   priority: 5
   subject: {namespaces: {matchLabels: {ns: x}}}
   egress: [{action: Deny, to: [{namespaces: {matchLabels: {ns: y}}}], protocols: [{destinationNamedPort: web}]}, {action: Deny, to: [{pods: {namespaceSelector: {matchLabels: {ns: z}}, podSelector: {matchLabels: {pod: a}}}}]}]
-"#,
+",
         table: "
             #.. ... X.. ..
             .#. ... X.. ..
@@ -390,7 +390,7 @@ spec:
     },
     Case {
         name: "Admin: egress to networks, whoever has the address",
-        policy: r#"
+        policy: r"
 apiVersion: policy.networking.k8s.io/v1alpha2
 kind: ClusterNetworkPolicy
 metadata: {name: a}
@@ -399,7 +399,7 @@ spec:
   priority: 5
   subject: {namespaces: {matchLabels: {ns: x}}}
   egress: [{action: Accept, to: [{networks: [10.78.2.12/32]}]}, {action: Deny, to: [{networks: [10.78.2.0/24, 'fd79::2/128']}]}]
-"#,
+",
         table: "
             #.. ... ... ..
             .#. ... ... ..
@@ -450,7 +450,7 @@ spec:
     },
     Case {
         name: "Admin: egress to nodes by their labels, before what NetworkPolicy always allows",
-        policy: r#"
+        policy: r"
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
 metadata: {name: p, namespace: x}
@@ -464,7 +464,7 @@ spec:
   priority: 5
   subject: {namespaces: {matchLabels: {ns: x}}}
   egress: [{action: Accept, to: [{nodes: {matchLabels: {role: other}}}]}, {action: Deny, to: [{nodes: {matchLabels: {role: worker}}}]}]
-"#,
+",
         table: "
             #.. ... ... .X
             .#. ... ... .X

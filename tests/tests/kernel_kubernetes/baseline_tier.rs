@@ -5,7 +5,7 @@ use crate::Case;
 pub const CASES: &[Case] = &[
     Case {
         name: "Baseline: holds for pods that no NetworkPolicy isolates",
-        policy: r#"
+        policy: r"
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
 metadata: {name: p, namespace: x}
@@ -19,7 +19,7 @@ spec:
   priority: 5
   subject: {namespaces: {matchLabels: {ns: x}}}
   ingress: [{action: Deny, from: [{namespaces: {}}]}]
-"#,
+",
         table: "
             #XX ... ... ..
             X#X ... ... ..
@@ -37,7 +37,7 @@ spec:
     },
     Case {
         name: "Baseline: priorities, order and Pass",
-        policy: r#"
+        policy: r"
 apiVersion: policy.networking.k8s.io/v1alpha2
 kind: ClusterNetworkPolicy
 metadata: {name: later}
@@ -55,7 +55,7 @@ spec:
   priority: 1
   subject: {namespaces: {matchLabels: {ns: x}}}
   ingress: [{action: Accept, from: [{pods: {namespaceSelector: {matchLabels: {ns: y}}, podSelector: {matchLabels: {pod: a}}}}]}, {action: Pass, from: [{pods: {namespaceSelector: {matchLabels: {ns: z}}, podSelector: {matchLabels: {pod: a}}}}]}, {action: Deny, from: [{pods: {namespaceSelector: {matchLabels: {ns: z}}, podSelector: {matchLabels: {pod: a}}}}]}]
-"#,
+",
         table: "
             #XX ... ... ..
             X#X ... ... ..
@@ -73,7 +73,7 @@ spec:
     },
     Case {
         name: "Baseline: Admin passes to it where no NetworkPolicy isolates",
-        policy: r#"
+        policy: r"
 apiVersion: policy.networking.k8s.io/v1alpha2
 kind: ClusterNetworkPolicy
 metadata: {name: top}
@@ -91,7 +91,7 @@ spec:
   priority: 1
   subject: {namespaces: {matchLabels: {ns: x}}}
   ingress: [{action: Deny, from: [{namespaces: {}}]}]
-"#,
+",
         table: "
             #.. ... ... ..
             .#. ... ... ..
@@ -109,7 +109,7 @@ spec:
     },
     Case {
         name: "AdminNetworkPolicy: Allow, Deny and Pass, and ports",
-        policy: r#"
+        policy: r"
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
 metadata: {name: deny, namespace: x}
@@ -122,7 +122,7 @@ spec:
   priority: 50
   subject: {namespaces: {matchLabels: {ns: x}}}
   ingress: [{action: Allow, from: [{namespaces: {matchLabels: {ns: y}}}], ports: [{portNumber: {port: 80}}, {portRange: {protocol: UDP, start: 81, end: 90}}]}, {action: Pass, from: [{pods: {namespaceSelector: {matchLabels: {ns: z}}, podSelector: {matchLabels: {pod: a}}}}]}, {action: Allow, from: [{namespaces: {matchLabels: {ns: z}}}]}]
-"#,
+",
         table: "
             #XX ... ... ..
             X#X ... ... ..
@@ -173,7 +173,7 @@ spec:
     },
     Case {
         name: "AdminNetworkPolicy: egress to networks before NetworkPolicy, and the older baseline after it",
-        policy: r#"
+        policy: r"
 apiVersion: policy.networking.k8s.io/v1alpha1
 kind: AdminNetworkPolicy
 metadata: {name: p}
@@ -188,7 +188,7 @@ metadata: {name: default}
 spec:
   subject: {namespaces: {matchLabels: {ns: x}}}
   egress: [{action: Allow, to: [{namespaces: {matchLabels: {ns: y}}}]}, {action: Deny, to: [{namespaces: {}}]}]
-"#,
+",
         table: "
             #XX ... XXX ..
             X#X ... XXX ..

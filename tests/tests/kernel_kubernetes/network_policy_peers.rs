@@ -5,12 +5,12 @@ use crate::Case;
 pub const CASES: &[Case] = &[
     Case {
         name: "an empty selector denies everything that comes in, but from the node",
-        policy: r#"
+        policy: r"
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
 metadata: {name: p, namespace: x}
 spec: {podSelector: {}}
-"#,
+",
         table: "
             #XX ... ... ..
             X#X ... ... ..
@@ -28,12 +28,12 @@ spec: {podSelector: {}}
     },
     Case {
         name: "policyTypes Egress denies everything that goes out, but to the node",
-        policy: r#"
+        policy: r"
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
 metadata: {name: p, namespace: x}
 spec: {podSelector: {}, policyTypes: [Egress]}
-"#,
+",
         table: "
             #XX XXX XXX X.
             X#X XXX XXX X.
@@ -51,12 +51,12 @@ spec: {podSelector: {}, policyTypes: [Egress]}
     },
     Case {
         name: "both directions are denied",
-        policy: r#"
+        policy: r"
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
 metadata: {name: p, namespace: x}
 spec: {podSelector: {matchLabels: {pod: a}}, policyTypes: [Ingress, Egress]}
-"#,
+",
         table: "
             #XX XXX XXX X.
             X#. ... ... ..
@@ -74,7 +74,7 @@ spec: {podSelector: {matchLabels: {pod: a}}, policyTypes: [Ingress, Egress]}
     },
     Case {
         name: "an empty rule allows everything beside a policy that denies everything",
-        policy: r#"
+        policy: r"
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
 metadata: {name: deny, namespace: x}
@@ -84,7 +84,7 @@ apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
 metadata: {name: allow, namespace: x}
 spec: {podSelector: {}, ingress: [{}]}
-"#,
+",
         table: "
             #.. ... ... ..
             .#. ... ... ..
@@ -102,12 +102,12 @@ spec: {podSelector: {}, ingress: [{}]}
     },
     Case {
         name: "a policy of egress rules without policyTypes isolates in both directions",
-        policy: r#"
+        policy: r"
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
 metadata: {name: p, namespace: x}
 spec: {podSelector: {matchLabels: {pod: a}}, egress: [{to: [{podSelector: {matchLabels: {pod: b}}}]}]}
-"#,
+",
         table: "
             #.X XXX XXX X.
             X#. ... ... ..
@@ -125,12 +125,12 @@ spec: {podSelector: {matchLabels: {pod: a}}, egress: [{to: [{podSelector: {match
     },
     Case {
         name: "a pod selector is of the policy's own namespace",
-        policy: r#"
+        policy: r"
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
 metadata: {name: p, namespace: x}
 spec: {podSelector: {matchLabels: {pod: a}}, ingress: [{from: [{podSelector: {matchLabels: {pod: b}}}]}]}
-"#,
+",
         table: "
             #.. ... ... ..
             .#. ... ... ..
@@ -148,12 +148,12 @@ spec: {podSelector: {matchLabels: {pod: a}}, ingress: [{from: [{podSelector: {ma
     },
     Case {
         name: "an empty pod selector is every pod of the policy's own namespace",
-        policy: r#"
+        policy: r"
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
 metadata: {name: p, namespace: x}
 spec: {podSelector: {matchLabels: {pod: a}}, ingress: [{from: [{podSelector: {}}]}]}
-"#,
+",
         table: "
             #.. ... ... ..
             .#. ... ... ..
@@ -171,12 +171,12 @@ spec: {podSelector: {matchLabels: {pod: a}}, ingress: [{from: [{podSelector: {}}
     },
     Case {
         name: "a namespace selector is every pod of the namespaces",
-        policy: r#"
+        policy: r"
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
 metadata: {name: p, namespace: x}
 spec: {podSelector: {matchLabels: {pod: a}}, ingress: [{from: [{namespaceSelector: {matchLabels: {ns: y}}}]}]}
-"#,
+",
         table: "
             #.. ... ... ..
             X#. ... ... ..
@@ -194,12 +194,12 @@ spec: {podSelector: {matchLabels: {pod: a}}, ingress: [{from: [{namespaceSelecto
     },
     Case {
         name: "an empty namespace selector is every pod and nobody else",
-        policy: r#"
+        policy: r"
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
 metadata: {name: p, namespace: x}
 spec: {podSelector: {}, ingress: [{from: [{namespaceSelector: {}}]}]}
-"#,
+",
         table: "
             #.. ... ... ..
             .#. ... ... ..
@@ -217,12 +217,12 @@ spec: {podSelector: {}, ingress: [{from: [{namespaceSelector: {}}]}]}
     },
     Case {
         name: "both selectors in one peer must match",
-        policy: r#"
+        policy: r"
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
 metadata: {name: p, namespace: x}
 spec: {podSelector: {matchLabels: {pod: a}}, ingress: [{from: [{namespaceSelector: {matchLabels: {ns: y}}, podSelector: {matchLabels: {pod: b}}}]}]}
-"#,
+",
         table: "
             #.. ... ... ..
             X#. ... ... ..
@@ -240,12 +240,12 @@ spec: {podSelector: {matchLabels: {pod: a}}, ingress: [{from: [{namespaceSelecto
     },
     Case {
         name: "selectors in two peers match each for itself",
-        policy: r#"
+        policy: r"
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
 metadata: {name: p, namespace: x}
 spec: {podSelector: {matchLabels: {pod: a}}, ingress: [{from: [{namespaceSelector: {matchLabels: {ns: y}}}, {podSelector: {matchLabels: {pod: b}}}]}]}
-"#,
+",
         table: "
             #.. ... ... ..
             .#. ... ... ..
@@ -263,12 +263,12 @@ spec: {podSelector: {matchLabels: {pod: a}}, ingress: [{from: [{namespaceSelecto
     },
     Case {
         name: "expressions on namespaces and on pods",
-        policy: r#"
+        policy: r"
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
 metadata: {name: p, namespace: x}
 spec: {podSelector: {matchExpressions: [{key: pod, operator: In, values: [a, b]}]}, ingress: [{from: [{namespaceSelector: {matchExpressions: [{key: ns, operator: NotIn, values: [x]}]}, podSelector: {matchExpressions: [{key: pod, operator: Exists}, {key: nothing, operator: DoesNotExist}, {key: pod, operator: NotIn, values: [c]}]}}]}]}
-"#,
+",
         table: "
             #X. ... ... ..
             X#. ... ... ..
@@ -286,12 +286,12 @@ spec: {podSelector: {matchExpressions: [{key: pod, operator: In, values: [a, b]}
     },
     Case {
         name: "namespaces are known by their name too",
-        policy: r#"
+        policy: r"
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
 metadata: {name: p, namespace: x}
 spec: {podSelector: {matchLabels: {pod: a}}, ingress: [{from: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: z}}}]}]}
-"#,
+",
         table: "
             #.. ... ... ..
             X#. ... ... ..
@@ -309,12 +309,12 @@ spec: {podSelector: {matchLabels: {pod: a}}, ingress: [{from: [{namespaceSelecto
     },
     Case {
         name: "egress to some pods of another namespace",
-        policy: r#"
+        policy: r"
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
 metadata: {name: p, namespace: x}
 spec: {podSelector: {matchLabels: {pod: a}}, policyTypes: [Egress], egress: [{to: [{namespaceSelector: {matchLabels: {ns: y}}, podSelector: {matchLabels: {pod: b}}}]}]}
-"#,
+",
         table: "
             #XX X.X XXX X.
             .#. ... ... ..
@@ -332,12 +332,12 @@ spec: {podSelector: {matchLabels: {pod: a}}, policyTypes: [Egress], egress: [{to
     },
     Case {
         name: "rules of a direction that policyTypes leaves out mean nothing",
-        policy: r#"
+        policy: r"
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
 metadata: {name: p, namespace: x}
 spec: {podSelector: {}, policyTypes: [Egress], ingress: [{from: [{podSelector: {}}]}], egress: [{}]}
-"#,
+",
         table: "
             #.. ... ... ..
             .#. ... ... ..
@@ -355,7 +355,7 @@ spec: {podSelector: {}, policyTypes: [Egress], ingress: [{from: [{podSelector: {
     },
     Case {
         name: "the rules of all policies count",
-        policy: r#"
+        policy: r"
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
 metadata: {name: one, namespace: x}
@@ -365,7 +365,7 @@ apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
 metadata: {name: two, namespace: x}
 spec: {podSelector: {}, ingress: [{from: [{namespaceSelector: {matchLabels: {ns: z}}}]}]}
-"#,
+",
         table: "
             #XX ... ... ..
             X#X ... ... ..

@@ -5,12 +5,12 @@ use crate::Case;
 pub const CASES: &[Case] = &[
     Case {
         name: "a port is of TCP unless it says so",
-        policy: r#"
+        policy: r"
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
 metadata: {name: p, namespace: x}
 spec: {podSelector: {matchLabels: {pod: a}}, ingress: [{ports: [{port: 80}]}]}
-"#,
+",
         table: "
             #.. ... ... ..
             X#. ... ... ..
@@ -43,12 +43,12 @@ spec: {podSelector: {matchLabels: {pod: a}}, ingress: [{ports: [{port: 80}]}]}
     },
     Case {
         name: "a protocol without a port is all of its ports",
-        policy: r#"
+        policy: r"
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
 metadata: {name: p, namespace: x}
 spec: {podSelector: {matchLabels: {pod: a}}, ingress: [{ports: [{protocol: UDP}]}]}
-"#,
+",
         table: "
             #.. ... ... ..
             X#. ... ... ..
@@ -81,12 +81,12 @@ spec: {podSelector: {matchLabels: {pod: a}}, ingress: [{ports: [{protocol: UDP}]
     },
     Case {
         name: "a range of ports ends with its last",
-        policy: r#"
+        policy: r"
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
 metadata: {name: p, namespace: x}
 spec: {podSelector: {matchLabels: {pod: a}}, ingress: [{from: [{namespaceSelector: {matchLabels: {ns: y}}}], ports: [{port: 79, endPort: 80}, {protocol: UDP, port: 81, endPort: 65535}]}]}
-"#,
+",
         table: "
             #.. ... ... ..
             X#. ... ... ..
@@ -137,12 +137,12 @@ spec: {podSelector: {matchLabels: {pod: a}}, ingress: [{from: [{namespaceSelecto
     },
     Case {
         name: "a rule with ports and one with peers match each for itself",
-        policy: r#"
+        policy: r"
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
 metadata: {name: p, namespace: x}
 spec: {podSelector: {matchLabels: {pod: a}}, ingress: [{ports: [{port: 81}]}, {from: [{podSelector: {}}]}]}
-"#,
+",
         table: "
             #.. ... ... ..
             .#. ... ... ..
@@ -175,12 +175,12 @@ spec: {podSelector: {matchLabels: {pod: a}}, ingress: [{ports: [{port: 81}]}, {f
     },
     Case {
         name: "SCTP is neither TCP nor UDP",
-        policy: r#"
+        policy: r"
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
 metadata: {name: p, namespace: x}
 spec: {podSelector: {matchLabels: {pod: a}}, ingress: [{ports: [{protocol: SCTP}]}]}
-"#,
+",
         table: "
             #.. ... ... ..
             X#. ... ... ..
@@ -198,12 +198,12 @@ spec: {podSelector: {matchLabels: {pod: a}}, ingress: [{ports: [{protocol: SCTP}
     },
     Case {
         name: "a named port is what each pod calls so",
-        policy: r#"
+        policy: r"
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
 metadata: {name: p, namespace: x}
 spec: {podSelector: {}, ingress: [{ports: [{port: web}]}]}
-"#,
+",
         table: "
             #XX ... ... ..
             X#X ... ... ..
@@ -254,12 +254,12 @@ spec: {podSelector: {}, ingress: [{ports: [{port: web}]}]}
     },
     Case {
         name: "a named port has the protocol that the rule says",
-        policy: r#"
+        policy: r"
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
 metadata: {name: p, namespace: x}
 spec: {podSelector: {}, ingress: [{ports: [{port: web, protocol: UDP}]}]}
-"#,
+",
         table: "
             #XX ... ... ..
             X#X ... ... ..
@@ -277,12 +277,12 @@ spec: {podSelector: {}, ingress: [{ports: [{port: web, protocol: UDP}]}]}
     },
     Case {
         name: "a named port of egress is what the destination calls so",
-        policy: r#"
+        policy: r"
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
 metadata: {name: p, namespace: x}
 spec: {podSelector: {matchLabels: {pod: a}}, policyTypes: [Egress], egress: [{to: [{namespaceSelector: {matchLabels: {ns: y}}}], ports: [{port: web}]}]}
-"#,
+",
         table: "
             #XX XXX XXX X.
             .#. ... ... ..
@@ -333,12 +333,12 @@ spec: {podSelector: {matchLabels: {pod: a}}, policyTypes: [Egress], egress: [{to
     },
     Case {
         name: "a block without an exception of it, of one family",
-        policy: r#"
+        policy: r"
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
 metadata: {name: p, namespace: x}
 spec: {podSelector: {matchLabels: {pod: a}}, ingress: [{from: [{ipBlock: {cidr: 10.78.0.0/16, except: [10.78.2.0/24, 10.78.3.12/32]}}]}]}
-"#,
+",
         table: "
             #.. ... ... ..
             X#. ... ... ..
@@ -371,12 +371,12 @@ spec: {podSelector: {matchLabels: {pod: a}}, ingress: [{from: [{ipBlock: {cidr: 
     },
     Case {
         name: "a block of everything is of its family",
-        policy: r#"
+        policy: r"
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
 metadata: {name: p, namespace: x}
 spec: {podSelector: {matchLabels: {pod: a}}, ingress: [{from: [{ipBlock: {cidr: '::/0'}}]}]}
-"#,
+",
         table: "
             #.. ... ... ..
             X#. ... ... ..
@@ -409,12 +409,12 @@ spec: {podSelector: {matchLabels: {pod: a}}, ingress: [{from: [{ipBlock: {cidr: 
     },
     Case {
         name: "egress to somebody outside by its address",
-        policy: r#"
+        policy: r"
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
 metadata: {name: p, namespace: x}
 spec: {podSelector: {}, policyTypes: [Egress], egress: [{to: [{ipBlock: {cidr: 10.79.0.2/32}}, {ipBlock: {cidr: 'fd79::2/128'}}], ports: [{port: 80}]}]}
-"#,
+",
         table: "
             #XX XXX XXX X.
             X#X XXX XXX X.

@@ -72,6 +72,11 @@ const KINDS: [(&str, &str); 8] = [
 
 const LIST: &str = "List";
 
+/// The API versions whose objects are known; some are there more than once.
+pub fn api_versions() -> impl Iterator<Item = &'static str> {
+    KINDS.into_iter().map(|(version, _)| version)
+}
+
 /// An object of any kind, for example as the Kubernetes API gives it.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(tag = "kind")]

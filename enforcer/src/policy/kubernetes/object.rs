@@ -117,6 +117,10 @@ impl Decode for TextMap {
 
 /// A field that may be absent; without a value it is, as in Kubernetes. The outer `None`: an
 /// error was reported.
+#[expect(
+    clippy::option_option,
+    reason = "absence is said by one, errors by the other"
+)]
 pub(super) fn field<T: Decode>(
     reader: &mut Reader<'_>,
     fields: &Fields<'_>,

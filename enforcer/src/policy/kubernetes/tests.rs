@@ -65,8 +65,8 @@ fn policy(text: &str) -> Arc<Policy> {
 }
 
 /// The rules of a NetworkPolicy without the one that Kubernetes adds, which must be the last.
-fn written(rules: &Option<Vec<Rule>>) -> Vec<Rule> {
-    let mut rules = rules.clone().expect("the direction is isolated");
+fn written(rules: Option<&Vec<Rule>>) -> Vec<Rule> {
+    let mut rules = rules.cloned().expect("the direction is isolated");
     let node = rules.pop().expect("the rule for the node");
     assert_eq!(node.name, LOCAL_NODE);
     assert_eq!(
@@ -122,7 +122,7 @@ fn an_empty_selector_isolates_every_pod_of_the_namespace() {
         assert_eq!(policy.namespace.as_deref(), Some("default"));
         let everybody = pods(Some("default"), &[], &[]);
         assert_eq!(policy.subject, Subject::Workloads(vec![everybody]));
-        assert_eq!(written(&policy.rules[INGRESS]), []);
+        assert_eq!(written(policy.rules[INGRESS].as_ref()), []);
         assert_eq!(policy.rules[EGRESS], None);
     }
 }
@@ -157,7 +157,7 @@ fn empty_and_missing_lists_are_everybody_and_every_port() {
         "{from: null, ports: null}",
     ] {
         let policy = policy(&network_policy(&format!("{{ingress: [{rule}]}}")));
-        let [rule] = &written(&policy.rules[INGRESS])[..] else {
+        let [rule] = &written(policy.rules[INGRESS].as_ref())[..] else {
             panic!("one rule");
         };
         assert_eq!(rule.name, "ingress[0]");
@@ -166,7 +166,7 @@ fn empty_and_missing_lists_are_everybody_and_every_port() {
         assert_eq!(rule.ports, [PortMatch::ANY]);
     }
     let policy = policy(&network_policy("{egress: [{to: []}]}"));
-    assert_eq!(written(&policy.rules[EGRESS])[0].peers, [Peer::Any]);
+    assert_eq!(written(policy.rules[EGRESS].as_ref())[0].peers, [Peer::Any]);
 }
 
 #[test]
@@ -208,7 +208,7 @@ fn selectors_of_a_peer_mean_each_other() {
             "{{ingress: [{{from: [{peers}]}}]}}"
         )));
         assert_eq!(
-            written(&policy.rules[INGRESS])[0].peers,
+            written(policy.rules[INGRESS].as_ref())[0].peers,
             expected,
             "{peers}"
         );
@@ -276,7 +276,7 @@ fn ports_are_of_tcp_unless_they_say_so() {
             "{{egress: [{{ports: [{port}]}}]}}"
         )));
         assert_eq!(
-            written(&policy.rules[EGRESS])[0].ports,
+            written(policy.rules[EGRESS].as_ref())[0].ports,
             [expected],
             "{port}"
         );
@@ -328,7 +328,7 @@ status: {}
     let policy = policy(text);
     let db = pods(Some("prod"), &[], &[("role", "db")]);
     assert_eq!(policy.subject, Subject::Workloads(vec![db]));
-    let [rule] = &written(&policy.rules[INGRESS])[..] else {
+    let [rule] = &written(policy.rules[INGRESS].as_ref())[..] else {
         panic!("one rule");
     };
     let frontend = pods(Some("prod"), &[], &[("role", "frontend")]);
@@ -340,7 +340,7 @@ status: {}
     assert_eq!(rule.peers, expected);
     assert_eq!(rule.ports, [ports(Protocol::TCP, 6379, 6379)]);
     assert_eq!(rule.origin.line, 18);
-    let [rule] = &written(&policy.rules[EGRESS])[..] else {
+    let [rule] = &written(policy.rules[EGRESS].as_ref())[..] else {
         panic!("one rule");
     };
     assert_eq!(rule.peers, [block("10.0.0.0/24", &[])]);
