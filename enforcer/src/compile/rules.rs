@@ -52,8 +52,9 @@ pub(super) struct PolicyRules {
 }
 
 impl PolicyRules {
-    pub fn isolates(&self) -> bool {
-        self.policy.tier == Tier::Application
+    /// Whether it isolates; with `enforced_only`, whether its isolation also denies.
+    pub fn isolates(&self, enforced_only: bool) -> bool {
+        self.policy.tier == Tier::Application && (!enforced_only || self.mode == Mode::Enforce)
     }
 
     /// The numbers of its rules' peers, with repetitions.

@@ -170,12 +170,17 @@ impl<'a> SetBuilder<'a> {
     /// What holds besides the rules where these policies select.
     fn ground(&self, policies: &[u32], default: Fallback) -> Ground {
         let says = |policy: &u32| &self.book.policies[*policy as usize].says;
-        let mut isolating = policies.iter().filter(|policy| says(policy).isolates());
+        let isolation = |enforced| {
+            let all = policies.iter().copied();
+            let isolating = all.filter(|policy| says(policy).isolates(enforced));
+            isolating.min_by(|one, other| {
+                let rank = |policy| says(policy).policy.isolation_rank();
+                rank(one).cmp(&rank(other))
+            })
+        };
         Ground {
-            isolation: isolating.clone().next().copied(),
-            enforced_isolation: isolating
-                .find(|policy| says(policy).mode == Mode::Enforce)
-                .copied(),
+            isolation: isolation(false),
+            enforced_isolation: isolation(true),
             default,
             mode: self.node_mode,
         }
@@ -330,17 +335,13 @@ impl<'a> SetBuilder<'a> {
 
 /// Whether two lists of policies isolate by the same ones, which default denies are named after.
 fn same_isolation(one: &[Arc<PolicyRules>], other: &[Arc<PolicyRules>]) -> bool {
-    let names = |list: &[Arc<PolicyRules>], enforced: bool| {
-        let mut isolating = list.iter().filter(|policy| policy.isolates());
-        let found = isolating.find(|policy| !enforced || policy.mode == Mode::Enforce);
-        found.map(|found| {
-            let policy = &found.policy;
-            (policy.kind, policy.namespace.clone(), policy.name.clone())
-        })
-    };
-    [false, true]
-        .into_iter()
-        .all(|enforced| names(one, enforced) == names(other, enforced))
+    [false, true].into_iter().all(|enforced| {
+        let [one, other] = [one, other].map(|list| {
+            let isolating = list.iter().filter(|policy| policy.isolates(enforced));
+            isolating.map(|policy| policy.policy.isolation_rank()).min()
+        });
+        one == other
+    })
 }
 
 /// The port tables of a set.

@@ -7,7 +7,7 @@ mod peer;
 mod port;
 mod selector;
 
-use std::{collections::BTreeSet, fmt, net::IpAddr, sync::Arc};
+use std::{cmp::Reverse, collections::BTreeSet, fmt, net::IpAddr, sync::Arc};
 
 use enforcer_common::{Direction, Protocol};
 use ipnet::IpNet;
@@ -384,6 +384,17 @@ impl Policy {
     pub fn rank(&self) -> (Tier, Option<u32>, Option<&str>, &str, PolicyKind) {
         let namespace = self.namespace.as_deref();
         (self.tier, self.priority, namespace, &self.name, self.kind)
+    }
+
+    /// Of several policies that isolate a workload, the default deny is named after the one that
+    /// comes first in this order: the one that demands most of whom it is about was written for
+    /// fewest, and is where a reader would look first.
+    pub fn isolation_rank(&self) -> impl Ord + '_ {
+        let demands = match &self.subject {
+            Subject::Workloads(selectors) => selectors.iter().map(WorkloadSelector::demands).min(),
+            Subject::Host => None,
+        };
+        (Reverse(demands), self.rank())
     }
 
     /// Whether a rule of it is one that nobody wrote: what Kubernetes always allows.

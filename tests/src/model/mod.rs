@@ -5,8 +5,8 @@
 use std::net::IpAddr;
 
 use enforcer::policy::model::{
-    Assurance, Fallback, Mode, Moment, Origin, Policy, PolicyKind, ResolvedPolicy, Rule,
-    RuleAction, Subject, Tier, Validity, Workload,
+    Assurance, Fallback, LabelSelector, Mode, Moment, Origin, Policy, PolicyKind, ResolvedPolicy,
+    Rule, RuleAction, Subject, Tier, Validity, Workload, WorkloadSelector,
 };
 use enforcer_common::Direction;
 
@@ -138,6 +138,27 @@ impl End {
     }
 }
 
+/// How much a policy demands of every workload that it is about. The host's own policies demand
+/// least: they are alone among themselves.
+fn demands(policy: &Policy) -> usize {
+    let Subject::Workloads(selectors) = &policy.subject else {
+        return 0;
+    };
+    let of_labels = |labels: &LabelSelector| labels.match_labels.len() + labels.expressions.len();
+    let one = |s: &WorkloadSelector| {
+        let said = [
+            s.namespace.is_some(),
+            s.spiffe_id.is_some(),
+            s.service_account.is_some(),
+            s.unit.is_some(),
+        ];
+        said.into_iter().filter(|said| *said).count()
+            + of_labels(&s.labels)
+            + of_labels(&s.namespace_labels)
+    };
+    selectors.iter().map(one).min().unwrap_or(0)
+}
+
 impl World<'_> {
     /// The verdict on a flow.
     pub fn judge(&self, flow: &RawFlow) -> ModelVerdict {
@@ -233,8 +254,9 @@ impl World<'_> {
                     RuleAction::Pass => continue,
                 }
             }
-            let first_by_name = |p: &&&Policy| (p.namespace.clone(), p.name.clone(), p.kind);
-            if let Some(policy) = isolating.iter().min_by_key(first_by_name) {
+            isolating.sort_by_key(|p| (p.namespace.clone(), p.name.clone(), p.kind));
+            // The one that demands most of its workloads names the denial.
+            if let Some(policy) = isolating.iter().rev().max_by_key(|p| demands(p)) {
                 return End {
                     denied: true,
                     cause: ModelCause::Isolation(named(policy, "isolation", &policy.origin)),

@@ -81,9 +81,17 @@ impl<'a> Story<'a> {
             let isolates = policy.tier == Tier::Application && policy.validity.holds(explainer.now);
             let number = rules::count(index);
             if isolates {
-                story.ground.isolation.get_or_insert(number);
-                if mode == Mode::Enforce {
-                    story.ground.enforced_isolation.get_or_insert(number);
+                let comes_first = |known: Option<u32>| {
+                    known.is_none_or(|known| {
+                        let (known, _) = story.policies[known as usize];
+                        policy.isolation_rank() < known.isolation_rank()
+                    })
+                };
+                if comes_first(story.ground.isolation) {
+                    story.ground.isolation = Some(number);
+                }
+                if mode == Mode::Enforce && comes_first(story.ground.enforced_isolation) {
+                    story.ground.enforced_isolation = Some(number);
                 }
             }
             let mut views = Vec::with_capacity(rules.len());

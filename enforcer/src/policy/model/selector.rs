@@ -111,6 +111,11 @@ impl LabelSelector {
         self.match_labels.is_empty() && self.expressions.is_empty()
     }
 
+    /// How many demands there are.
+    pub fn demands(&self) -> usize {
+        self.match_labels.len() + self.expressions.len()
+    }
+
     /// Whether labels meet every demand.
     pub fn matches(&self, labels: &Labels) -> bool {
         self.match_labels
@@ -145,6 +150,16 @@ impl WorkloadSelector {
             labels: LabelSelector::of(match_labels),
             ..Self::default()
         }
+    }
+
+    /// How much is demanded of a workload; 0: nothing.
+    pub fn demands(&self) -> usize {
+        usize::from(self.namespace.is_some())
+            + self.namespace_labels.demands()
+            + self.labels.demands()
+            + usize::from(self.spiffe_id.is_some())
+            + usize::from(self.service_account.is_some())
+            + usize::from(self.unit.is_some())
     }
 }
 
