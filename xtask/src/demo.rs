@@ -51,10 +51,9 @@ impl Demo {
         let mut build = workspace::cargo();
         build.args([
             "build",
-            "--package",
-            "enforcer",
-            "--package",
-            "tests",
+            "--workspace",
+            "--exclude",
+            "enforcer-ebpf",
             "--bins",
         ]);
         step::openly("building the enforcer and the demo", &mut build)?;

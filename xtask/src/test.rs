@@ -181,7 +181,8 @@ fn build_binaries() -> Result<()> {
     step::openly("building", &mut cargo)
 }
 
-/// Builds the enforcement tests and returns where they are.
+/// Builds the enforcement tests and returns where they are. Of the whole workspace, as everything
+/// else is built: other choices of packages have other features, and build every crate again.
 fn kernel_test_binaries(short: bool) -> Result<Vec<PathBuf>> {
     let sources = workspace::root().join("tests/tests");
     let mut names: Vec<String> = fs::read_dir(&sources)
@@ -198,8 +199,9 @@ fn kernel_test_binaries(short: bool) -> Result<Vec<PathBuf>> {
     let mut cargo = workspace::cargo();
     cargo.args([
         "test",
-        "--package",
-        "tests",
+        "--workspace",
+        "--exclude",
+        "enforcer-ebpf",
         "--no-run",
         "--message-format",
         "json-render-diagnostics",
