@@ -41,6 +41,28 @@ const XDP_DROP: u32 = 1;
 /// `XDP_PASS`.
 const XDP_PASS: u32 = 2;
 
+/// Has the kernel wait in a hurry for programs that run, on the whole machine
+/// (`rcupdate.rcu_expedited` in kernel-parameters.txt): a change of policy, which waits several
+/// times, then takes a fraction of the time. Nothing else about it is different.
+#[derive(Debug)]
+struct Hurry;
+
+impl Hurry {
+    const SWITCH: &str = "/sys/kernel/rcu_expedited";
+
+    /// Where there is no such switch, everything takes its time.
+    fn begin() -> Self {
+        let _ = fs::write(Self::SWITCH, "1");
+        Self
+    }
+}
+
+impl Drop for Hurry {
+    fn drop(&mut self) {
+        let _ = fs::write(Self::SWITCH, "0");
+    }
+}
+
 /// A namespace with links whose other ends nobody holds.
 #[derive(Debug)]
 pub struct Bed {
@@ -52,6 +74,7 @@ pub struct Bed {
     pub uplink: u32,
     pins: PathBuf,
     _lab: Lab,
+    _hurry: Hurry,
 }
 
 impl Bed {
@@ -74,6 +97,7 @@ impl Bed {
             pins: lab.pins().join("bed"),
             namespace,
             _lab: lab,
+            _hurry: Hurry::begin(),
         })
     }
 
@@ -248,6 +272,11 @@ impl Loaded<'_> {
             _ => bail!("{hook:?} returned {returned:#x}"),
         }
     }
+}
+
+/// Whether the processor is emulated (`cargo xtask test --kernel`).
+pub fn is_emulated() -> bool {
+    std::env::var_os("ENFORCER_EMULATED").is_some()
 }
 
 /// Half a minute: what a test that tries random things may take where nobody asked for more.

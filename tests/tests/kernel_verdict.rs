@@ -1,7 +1,7 @@
 //! The loaded kernel programs say of every packet what the documents say, and what the verdict
 //! over the image says: three answers, compared for random policies and packets.
 //!
-//! `ENFORCER_CASES` sets the number of policies tried. Without it a slow machine tries fewer.
+//! `ENFORCER_CASES` sets the number of policies tried. Without it an emulated machine tries fewer.
 
 use std::{collections::HashMap, net::IpAddr};
 
@@ -26,11 +26,11 @@ use tests::{
     generate::{self, Scenario},
     model::{ModelAction, ModelCause, RawEndpoint, RawFlow, RawPeer},
     packet,
-    test_run::{Bed, Budget, Hook, Loaded},
+    test_run::{Bed, Budget, Hook, Loaded, is_emulated},
 };
 
-/// Flows under each policy. Loading a policy costs as much as hundreds of packets.
-const FLOWS: usize = 100;
+/// Flows under each policy.
+const FLOWS: usize = 40;
 /// The port of whoever opens a flow: an ephemeral one.
 const OPENER: u16 = 40_000;
 /// Always open at the host endpoint.
@@ -118,7 +118,7 @@ impl Shot {
         };
         let payload = match self.protocol {
             Protocol::TCP => packet::tcp(from.1, to.1, self.tcp_flags),
-            Protocol::UDP => packet::udp(from.1, to.1, b"payload"),
+            Protocol::UDP | Protocol::UDPLITE => packet::udp(from.1, to.1, b"payload"),
             Protocol::SCTP => packet::sctp(from.1, to.1),
             Protocol::ICMP | Protocol::ICMPV6 => packet::icmp(self.icmp, 7, &[]),
             _ => b"whatever this protocol has to say".to_vec(),
@@ -530,13 +530,13 @@ fn the_kernel_says_what_the_documents_say() -> Result<()> {
     bed.enter(|loaded| {
         let mut tally = Tally::default();
         let mut runner = TestRunner::new(ProptestConfig {
-            cases: generate::cases(200),
+            cases: generate::cases(10_000),
             max_shrink_iters: 1000,
             failure_persistence: None,
             ..ProptestConfig::default()
         });
         let state = std::cell::RefCell::new((loaded, &mut tally));
-        let budget = Budget::new(std::env::var_os("ENFORCER_CASES").is_some());
+        let budget = Budget::new(std::env::var_os("ENFORCER_CASES").is_some() || !is_emulated());
         let strategy = (generate::scenario(FLOWS), any::<bool>());
         let result = runner.run(&strategy, |(scenario, adopting)| {
             let (loaded, tally) = &mut *state.borrow_mut();

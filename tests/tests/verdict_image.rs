@@ -100,7 +100,7 @@ fn agree(scenario: &Scenario, image: &Image) -> Result<(), TestCaseError> {
 
 proptest! {
     #![proptest_config(ProptestConfig {
-        cases: generate::cases(2000),
+        cases: generate::cases(10_000),
         max_shrink_iters: 4000,
         failure_persistence: None,
         ..ProptestConfig::default()
@@ -137,7 +137,7 @@ fn marked(explanation: &Explanation) -> Vec<(String, u32)> {
 
 proptest! {
     #![proptest_config(ProptestConfig {
-        cases: generate::cases(2000) / 4 + 1,
+        cases: generate::cases(10_000) / 10 + 1,
         max_shrink_iters: 4000,
         failure_persistence: None,
         ..ProptestConfig::default()
@@ -195,7 +195,7 @@ proptest! {
 
 proptest! {
     #![proptest_config(ProptestConfig {
-        cases: generate::cases(2000) / 8 + 1,
+        cases: generate::cases(10_000) / 40 + 1,
         max_shrink_iters: 4000,
         failure_persistence: None,
         ..ProptestConfig::default()

@@ -8,6 +8,7 @@
 //! - [`edit`] gives an [`Edit`] that makes another scenario of one.
 //! - [`policy`] gives a [`ResolvedPolicy`] alone; [`flow_seed`] a flow for any policy.
 
+mod count;
 mod edit;
 mod flow;
 mod peer;
@@ -62,12 +63,15 @@ pub fn scenario(flows: usize) -> impl Strategy<Value = Scenario> {
         vec(address(), 0..3),
         vec(flow_seed(), flows..=flows),
     )
-        .prop_map(|(policy, mode, now, host_addresses, seeds)| Scenario {
-            flows: seeds.iter().map(|seed| seed.flow(&policy)).collect(),
-            policy,
-            mode,
-            now,
-            host_addresses,
+        .prop_map(|(policy, mode, now, host_addresses, seeds)| {
+            count::one();
+            Scenario {
+                flows: seeds.iter().map(|seed| seed.flow(&policy)).collect(),
+                policy,
+                mode,
+                now,
+                host_addresses,
+            }
         })
 }
 

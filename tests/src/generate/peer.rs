@@ -6,6 +6,7 @@ use enforcer::policy::model::{
     Assurance, Expression, Group, LabelSelector, NamedPort, NamedPortMatch, Operator, Peer,
     PortMatch, PortRange, SpiffePattern, UnitPattern, WorkloadSelector,
 };
+use enforcer_common::flow_key::icmp_port;
 use proptest::{
     collection::{btree_set, vec},
     option,
@@ -174,6 +175,13 @@ pub(super) fn ports() -> impl Strategy<Value = PortMatch> {
         first: port,
         last: port,
     });
+    // A type of ICMP with every code of it.
+    let kind = (select(vec![1, 58]), select(vec![0, 3, 8, 128, 255]));
+    let kind = kind.prop_map(|(protocol, kind)| PortRange {
+        protocol: Some(protocol),
+        first: icmp_port(kind, 0),
+        last: icmp_port(kind, 255),
+    });
     let whole = protocol().prop_map(|protocol| PortRange {
         protocol: Some(protocol),
         ..PortRange::ANY
@@ -184,6 +192,7 @@ pub(super) fn ports() -> impl Strategy<Value = PortMatch> {
         1 => Just(PortMatch::ANY),
         1 => whole.prop_map(PortMatch::Range),
         2 => range.prop_map(PortMatch::Range),
+        1 => kind.prop_map(PortMatch::Range),
         2 => single.prop_map(PortMatch::Range),
         2 => named.prop_map(PortMatch::Named),
     ]

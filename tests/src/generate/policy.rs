@@ -1,11 +1,11 @@
 //! Random policy trees.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use enforcer::policy::model::{
-    Accountability, Assurance, Blocked, Fallback, Labels, Mode, Moment, Namespaces, NodeSettings,
-    Origin, Place, Policy, PolicyKind, RemoteHost, ResolvedPolicy, Rule, RuleAction, Subject, Tier,
-    Validity, Workload,
+    Accountability, Assurance, Blocked, Fallback, LOCAL_NODE, Labels, Mode, Moment, Namespaces,
+    NodeSettings, Origin, Place, Policy, PolicyKind, RemoteHost, ResolvedPolicy, Rule, RuleAction,
+    Subject, Tier, Validity, Workload,
 };
 use enforcer_common::flow_key::icmp_port;
 use ipnet::IpNet;
@@ -39,8 +39,12 @@ pub fn policy() -> impl Strategy<Value = ResolvedPolicy> {
                 }
                 workloads.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
                 let mut line = 1;
+                let mut taken = BTreeSet::new();
                 for (i, policy) in policies.iter_mut().rev().enumerate() {
-                    policy.name = format!("p{i}");
+                    // Policies of two kinds, and of two namespaces, may share a name.
+                    let shared = format!("p{}", i / 2);
+                    let is_free = taken.insert((policy.kind, policy.namespace.clone(), i / 2));
+                    policy.name = if is_free { shared } else { format!("q{i}") };
                     policy.origin = origin(&mut line);
                     for rule in policy.rules.iter_mut().flatten().flatten() {
                         rule.origin = origin(&mut line);
@@ -108,7 +112,7 @@ pub(super) fn port() -> impl Strategy<Value = u16> {
 
 /// TCP and UDP mostly.
 pub(super) fn protocol() -> impl Strategy<Value = u8> {
-    select(vec![6, 6, 6, 17, 17, 1, 58, 132, 47])
+    select(vec![6, 6, 6, 17, 17, 1, 58, 132, 136, 47])
 }
 
 pub(super) fn prefix() -> impl Strategy<Value = IpNet> {
@@ -195,11 +199,13 @@ fn workload() -> impl Strategy<Value = Workload> {
         Assurance::Address,
         Assurance::Address,
         Assurance::Orchestrator,
+        Assurance::Attested,
     ]);
     let unit = select(vec!["w.service", "w@1.service", "w@*.service", "v.slice"]);
     let place = prop_oneof![
         3 => Just(Place::Cgroup("/w".to_owned())),
         1 => unit.prop_map(|unit| Place::Unit(unit.to_owned())),
+        1 => Just(Place::Interface("veth".to_owned())),
     ];
     (
         namespace(),
@@ -274,7 +280,7 @@ fn segment_policy() -> impl Strategy<Value = Policy> {
     (
         option::of(namespace()),
         tier,
-        option::weighted(0.6, 0_u32..3),
+        (option::weighted(0.6, 0_u32..3), any::<bool>()),
         option::of(mode()),
         (validity(), accountability()),
         subject,
@@ -285,7 +291,7 @@ fn segment_policy() -> impl Strategy<Value = Policy> {
             |(
                 namespace,
                 tier,
-                priority,
+                (priority, other_kind),
                 mode,
                 (validity, accountability),
                 subject,
@@ -295,9 +301,12 @@ fn segment_policy() -> impl Strategy<Value = Policy> {
                 let has_order = matches!(tier, Tier::Admin | Tier::Baseline);
                 let priority = priority.filter(|_| has_order);
                 Policy {
-                    kind: match priority {
-                        Some(_) => PolicyKind::ClusterNetworkPolicy,
-                        None => PolicyKind::SegmentPolicy,
+                    kind: match (priority, tier) {
+                        (Some(_), Tier::Admin) if other_kind => PolicyKind::AdminNetworkPolicy,
+                        (Some(_), _) if other_kind => PolicyKind::BaselineAdminNetworkPolicy,
+                        (Some(_), _) => PolicyKind::ClusterNetworkPolicy,
+                        (None, Tier::Application) if other_kind => PolicyKind::NetworkPolicy,
+                        (None, _) => PolicyKind::SegmentPolicy,
                     },
                     namespace,
                     name: String::new(),
@@ -316,7 +325,8 @@ fn segment_policy() -> impl Strategy<Value = Policy> {
 
 fn rule() -> impl Strategy<Value = Rule> {
     // Names need not be unique, nor different from what the enforcer itself names.
-    let name = select(vec!["r", "s", "isolation", "default"]).prop_map(str::to_owned);
+    let name = select(vec!["r", "s", "isolation", "default", LOCAL_NODE]);
+    let name = name.prop_map(str::to_owned);
     let action = select(vec![
         RuleAction::Allow,
         RuleAction::Allow,
