@@ -20,6 +20,8 @@ pub struct Report {
     pub wire: Vec<WireFigure>,
     /// Changes of policy, and memory.
     pub change: Vec<PlainFigure>,
+    /// A large estate, and a tenth of it.
+    pub scale: Vec<ScaleFigure>,
 }
 
 /// Nanoseconds per packet at one hook.
@@ -95,6 +97,25 @@ pub struct PlainFigure {
     pub target: Option<f64>,
 }
 
+/// A figure of a large estate, beside the same of a tenth of it.
+#[derive(Clone, Debug, Serialize)]
+pub struct ScaleFigure {
+    /// What.
+    pub what: String,
+    /// Unit of the figures.
+    pub unit: String,
+    /// At a tenth of the size.
+    pub tenth: f64,
+    /// At full size.
+    pub full: f64,
+    /// `full` by `tenth`.
+    pub growth: f64,
+    /// What `full` is to reach.
+    pub target: Option<Target>,
+    /// What `growth` is to reach.
+    pub growth_target: Option<Target>,
+}
+
 /// What a figure is to reach.
 #[derive(Clone, Copy, Debug, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -141,6 +162,7 @@ impl Report {
             hooks: Vec::new(),
             wire: Vec::new(),
             change: Vec::new(),
+            scale: Vec::new(),
         }
     }
 }
@@ -241,6 +263,31 @@ impl fmt::Display for Report {
                     Cell::new(&figure.unit),
                     Cell::new(target.map_or_else(String::new, |target| target.to_string())),
                     met(target, &[figure.ours]),
+                ]);
+            }
+            writeln!(f, "{table}")?;
+        }
+        if !self.scale.is_empty() {
+            writeln!(
+                f,
+                "\n10,000 policies, 10,000 identities, 100,000 workloads, beside a tenth of each\n"
+            )?;
+            let mut table = table(&[
+                "what", "a tenth", "full", "unit", "target", "met", "growth", "target", "met",
+            ]);
+            for figure in &self.scale {
+                let shown =
+                    |target: Option<Target>| target.map_or_else(String::new, |t| t.to_string());
+                table.add_row(vec![
+                    Cell::new(&figure.what),
+                    number(Some(figure.tenth), 2),
+                    number(Some(figure.full), 2),
+                    Cell::new(&figure.unit),
+                    Cell::new(shown(figure.target)),
+                    met(figure.target, &[figure.full]),
+                    number(Some(figure.growth), 2),
+                    Cell::new(shown(figure.growth_target)),
+                    met(figure.growth_target, &[figure.growth]),
                 ]);
             }
             writeln!(f, "{table}")?;

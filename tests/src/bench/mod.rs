@@ -16,6 +16,7 @@ mod hooks;
 mod packet;
 pub mod policy;
 mod reference;
+pub mod scale;
 mod wire;
 
 use anyhow::Result;
@@ -42,6 +43,8 @@ pub enum Part {
     Wire,
     /// From a written file to enforcement, and memory.
     Change,
+    /// Compilation in a large estate, beside a tenth of it.
+    Scale,
 }
 
 /// Measures. Progress goes to standard error.
@@ -52,6 +55,7 @@ pub fn run(options: &Options) -> Result<Report> {
             Part::Hooks => report.hooks = hooks::measure(options)?,
             Part::Wire => report.wire = wire::measure(options)?,
             Part::Change => report.change = change::measure(options)?,
+            Part::Scale => report.scale = scale::measure(options)?,
         }
     }
     Ok(report)
