@@ -3,6 +3,7 @@
 pub mod bench;
 pub mod demo;
 pub mod frames;
+pub mod fuzz;
 pub mod generate;
 pub mod lab;
 pub mod model;

@@ -1,4 +1,4 @@
-//! The one door to the project: `cargo xtask setup|build|test|demo|bench|lint|package`.
+//! The one door to the project: `cargo xtask setup|build|test|fuzz|demo|bench|lint|package`.
 //!
 //! Every command does the set-up that it needs by itself.
 
@@ -6,6 +6,7 @@ mod bench;
 mod build;
 mod demo;
 mod file_rules;
+mod fuzz;
 mod kernel_image;
 mod lint;
 mod package;
@@ -34,6 +35,8 @@ enum Command {
     Build,
     /// Run the whole test suite, or the tests whose names contain FILTER
     Test(test::Test),
+    /// Feed every parser of what comes from outside with what nobody would write
+    Fuzz(fuzz::Fuzz),
     /// Run a shell command as root under another kernel, on this machine's files
     Vm(vm::Vm),
     /// Show real enforcement in throw-away network namespaces
@@ -51,6 +54,7 @@ fn main() -> ExitCode {
         Command::Setup(setup) => setup.run(),
         Command::Build => build::run().map(|binary| println!("{}", binary.display())),
         Command::Test(test) => test.run(),
+        Command::Fuzz(fuzz) => fuzz.run(),
         Command::Vm(vm) => vm.run(),
         Command::Demo(demo) => demo.run(),
         Command::Bench(bench) => bench.run(),

@@ -16,7 +16,8 @@ use hyper_util::{
 };
 use nix::sys::stat::{Mode, umask};
 use tokio::{
-    net::{UnixListener, UnixStream},
+    io::{AsyncRead, AsyncWrite},
+    net::UnixListener,
     sync::Semaphore,
     task::JoinSet,
 };
@@ -154,8 +155,9 @@ impl ControlSocket {
     }
 }
 
-async fn connection(
-    stream: UnixStream,
+/// Answers the one request of a connection, whose caller may do what `access` says.
+pub async fn connection(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     access: Option<Access>,
     router: Router,
     stop: CancellationToken,

@@ -172,14 +172,16 @@ fn u16_flags(flags: i32) -> u16 {
     u16::try_from(flags).expect("netlink flags have 16 bits")
 }
 
-struct Message<'a> {
-    kind: u16,
+/// A message of a datagram.
+pub(super) struct Message<'a> {
+    pub(super) kind: u16,
     flags: u16,
     sequence: u32,
-    body: &'a [u8],
+    pub(super) body: &'a [u8],
 }
 
-fn messages(mut bytes: &[u8]) -> impl Iterator<Item = Message<'_>> {
+/// The messages of a datagram, up to one that is cut off or lies about its length.
+pub(super) fn messages(mut bytes: &[u8]) -> impl Iterator<Item = Message<'_>> {
     std::iter::from_fn(move || {
         let length = u32_at(bytes, 0)? as usize;
         let message = Message {

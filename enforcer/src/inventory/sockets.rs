@@ -12,7 +12,7 @@ use nix::sys::socket::SockProtocol;
 
 use super::{
     namespaces,
-    netlink::{NetlinkSocket, attributes, u32_at},
+    netlink::{NetlinkSocket, attributes, messages, u32_at},
 };
 
 // linux/sock_diag.h, linux/inet_diag.h
@@ -277,6 +277,14 @@ fn request(family: u8, protocol: Protocol, id: &[u8; 48]) -> Vec<u8> {
     request.extend(EVERY_STATE.to_ne_bytes());
     request.extend(id);
     request
+}
+
+/// The sockets in a datagram of the kernel's. What is cut off or is no socket is left out.
+pub fn sockets_in(protocol: Protocol, datagram: &[u8]) -> Vec<Socket> {
+    let found = messages(datagram).filter(|message| message.kind == SOCK_DIAG_BY_FAMILY);
+    found
+        .filter_map(|message| parse(protocol, message.body))
+        .collect()
 }
 
 /// A `struct inet_diag_msg` and its attributes.

@@ -173,7 +173,7 @@ pub struct PolicyDiagnostic {
 }
 
 impl PolicyDiagnostic {
-    fn new(code: Code, file: &SourceFile, at: Position, message: &str, help: String) -> Self {
+    fn new(code: Code, file: &SourceFile, at: Position, message: &str, help: &str) -> Self {
         let (snippet, mark) = cut(file.line(at.line), at);
         Self {
             code,
@@ -181,7 +181,7 @@ impl PolicyDiagnostic {
             line: at.line,
             column: at.column,
             message: printable(message),
-            help,
+            help: printable(help),
             snippet,
             mark,
         }
@@ -337,7 +337,7 @@ impl PolicyErrors {
     /// One error about a tree as a whole, which is called `shown`.
     pub fn about_tree(code: Code, shown: &str, message: &str, help: &str) -> Self {
         let file = SourceFile::new(shown, "");
-        let error = PolicyDiagnostic::new(code, &file, Position::START, message, help.to_owned());
+        let error = PolicyDiagnostic::new(code, &file, Position::START, message, help);
         Self {
             errors: vec![error],
             omitted: 0,
@@ -411,10 +411,10 @@ impl Collector {
         file: &SourceFile,
         at: Position,
         message: impl AsRef<str>,
-        help: impl Into<String>,
+        help: impl AsRef<str>,
     ) {
         if self.errors.len() < KEPT_ERRORS {
-            let error = PolicyDiagnostic::new(code, file, at, message.as_ref(), help.into());
+            let error = PolicyDiagnostic::new(code, file, at, message.as_ref(), help.as_ref());
             self.errors.push(error);
         } else {
             self.omitted += 1;

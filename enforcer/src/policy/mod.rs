@@ -119,14 +119,35 @@ pub fn load_files(
     files: Vec<(String, String)>,
     commit: Option<&str>,
 ) -> Result<ResolvedPolicy, PolicyErrors> {
+    let mut policy = in_memory(root, files)?.policy;
+    policy.commit = commit.map(Into::into);
+    Ok(policy)
+}
+
+/// Reads files that are already in memory, as [`load_files`], with what only those need who work
+/// on them.
+///
+/// # Errors
+/// As [`load`].
+pub fn study_files(root: &str, files: Vec<(String, String)>) -> Result<Study, PolicyErrors> {
+    in_memory(root, files).map(Study::from)
+}
+
+fn in_memory(root: &str, files: Vec<(String, String)>) -> Result<loader::Tree, PolicyErrors> {
     let mut errors = diagnostic::Collector::default();
     let tree = source::Tree::of_files(files);
-    let files = tree.files.iter();
-    let files = files.map(|file| loader::afresh(file, &mut errors));
-    let files: Vec<_> = files.collect();
-    let mut policy = resolve::resolve(&files, tree.digest, root, &mut errors);
-    policy.commit = commit.map(Into::into);
-    errors.finish().map_or(Ok(policy), Err)
+    let read = tree.files.iter();
+    let read = read.map(|file| loader::afresh(file, &mut errors));
+    let statements: Vec<_> = read.collect();
+    let policy = resolve::resolve(&statements, tree.digest, root, &mut errors);
+    errors.finish().map_or(
+        Ok(loader::Tree {
+            policy,
+            files: tree.files,
+            statements,
+        }),
+        Err,
+    )
 }
 
 /// Reads the policy of one file that is already in memory, called `name` in errors.

@@ -114,7 +114,7 @@ impl Reader<'_> {
         code: Code,
         at: Position,
         message: impl AsRef<str>,
-        help: impl Into<String>,
+        help: impl AsRef<str>,
     ) {
         self.errors.add(code, self.file, at, message, help);
     }

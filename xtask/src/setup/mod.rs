@@ -23,6 +23,8 @@ pub enum Purpose {
     Lint,
     /// The tests and the demo: programs of the lab, bpffs, cgroup v2.
     Test,
+    /// Fuzzing: a C++ compiler for libFuzzer.
+    Fuzz,
     /// Benchmarks: the peers and load generators.
     Bench,
     /// Other kernels under qemu.

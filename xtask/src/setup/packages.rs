@@ -40,6 +40,8 @@ const NEEDS: &[Need] = &[
         &["/lib/systemd/systemd", "/usr/lib/systemd/systemd"],
     ),
     need(Purpose::Test, "util-linux", &["unshare"]),
+    // libFuzzer is built from source.
+    need(Purpose::Fuzz, "g++", &["c++"]),
     // The peer that the benchmarks compare with.
     need(Purpose::Bench, "nftables", &["nft"]),
     need(Purpose::Bench, "iproute2", &["ip"]),

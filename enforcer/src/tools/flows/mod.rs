@@ -195,10 +195,23 @@ impl Flows {
             path: path.to_owned(),
             source,
         };
-        let mut input: Box<dyn Read + Send> = if path == Path::new("-") {
-            Box::new(io::stdin())
+        if path == Path::new("-") {
+            self.read_from(io::stdin(), path, strict)
         } else {
-            Box::new(File::open(path).map_err(io)?)
+            self.read_from(File::open(path).map_err(io)?, path, strict)
+        }
+    }
+
+    /// As [`Flows::read`], from an open file that is called `path` in errors.
+    pub fn read_from(
+        &mut self,
+        mut input: impl Read + Send,
+        path: &Path,
+        strict: bool,
+    ) -> Result<(), FlowsError> {
+        let io = |source| FlowsError::Io {
+            path: path.to_owned(),
+            source,
         };
         let mut magic = Vec::new();
         input.by_ref().take(4).read_to_end(&mut magic).map_err(io)?;
