@@ -1,5 +1,5 @@
-//! Links, addresses and default routes of the network namespace that the daemon runs in, kept up
-//! to date with rtnetlink.
+//! Links, addresses and default routes of the network namespace that the daemon runs in, and the
+//! addresses behind its bridges, kept up to date with rtnetlink.
 //!
 //! A notification is only a hint: everything is listed anew, so a lost one (the kernel says
 //! ENOBUFS when the queue overflows) costs nothing but a listing. Listings use a socket of their
@@ -9,7 +9,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     io,
     net::IpAddr,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use futures::{
@@ -25,9 +25,11 @@ use rtnetlink::{
         link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage},
         route::{RouteAddress, RouteAttribute, RouteMessage, RouteType},
     },
-    sys::SocketAddr,
+    sys::{AsyncSocket as _, SocketAddr},
 };
 use tokio::{sync::watch, task::JoinSet};
+
+use super::ports::{self, PortAddresses};
 
 /// The longest time between two listings, should a notification ever not come.
 const LIST_EVERY: Duration = Duration::from_secs(30);
@@ -35,8 +37,12 @@ const LIST_EVERY: Duration = Duration::from_secs(30);
 /// `RT_TABLE_LOCAL` of linux/rtnetlink.h.
 const TABLE_LOCAL: u8 = 255;
 
-/// A pause after each listing, so that a storm of notifications becomes one listing.
+/// The shortest pause after a notification, so that a storm of them becomes one listing.
 const PAUSE: Duration = Duration::from_millis(2);
+
+/// What an operator should know where the kernel does not tell of other namespaces.
+const NO_BROADCASTS: &str = "an address that changes behind a port of a bridge is seen after up to \
+     30 s: give the daemon CAP_NET_BROADCAST";
 
 /// Why the interfaces cannot be watched.
 #[derive(Debug, thiserror::Error)]
@@ -89,23 +95,31 @@ pub struct Links {
     /// Names of the interfaces that a default route of any table leaves by, sorted.
     pub default_route_interfaces: Vec<String>,
     /// Unicast routes without a gateway, of any table, to what is behind interfaces whose other
-    /// end is in another network namespace, by ifindex: the ways to pods. Those of interfaces
-    /// that a default route leaves by are not among them.
+    /// end is in another network namespace, and bridges, by ifindex: the ways to pods. Those of
+    /// interfaces that are no bridge and that a default route leaves by are not among them.
     pub direct_routes: BTreeMap<IpNet, u32>,
+    /// Addresses at the other ends of bridges' ports, where these are in another network
+    /// namespace, with the ports' ifindices.
+    pub port_addresses: PortAddresses,
+    /// What keeps this from being up to date.
+    pub note: Option<String>,
 }
 
 /// Watches the network namespace of the thread that called [`LinkWatch::open`].
 pub(super) struct LinkWatch {
     handle: Handle,
+    /// Of a socket with strict checks.
+    strict: Handle,
+    note: Option<String>,
     notifications: UnboundedReceiver<(NetlinkMessage<RouteNetlinkMessage>, SocketAddr)>,
-    /// The library's two tasks; they end with this value.
+    /// The library's tasks; they end with this value.
     _connections: JoinSet<()>,
 }
 
 impl LinkWatch {
     /// Opens the sockets and reads everything once. Must be called in a tokio runtime.
     pub(super) fn open() -> Result<Self, InterfaceError> {
-        let (monitor, _, notifications) = rtnetlink::new_multicast_connection(&[
+        let (mut monitor, _, notifications) = rtnetlink::new_multicast_connection(&[
             MulticastGroup::Link,
             MulticastGroup::Ipv4Ifaddr,
             MulticastGroup::Ipv6Ifaddr,
@@ -113,12 +127,20 @@ impl LinkWatch {
             MulticastGroup::Ipv6Route,
         ])
         .map_err(InterfaceError::Socket)?;
+        // Addresses behind the ports of bridges change in other namespaces.
+        let socket = monitor.socket_mut().socket_mut();
+        let note = socket.set_listen_all_namespaces(true).err();
         let (lists, handle, _) = rtnetlink::new_connection().map_err(InterfaceError::Socket)?;
+        let strict = rtnetlink::new_connection_with_strict_check();
+        let (strict_lists, strict, _) = strict.map_err(InterfaceError::Socket)?;
         let mut connections = JoinSet::new();
         connections.spawn(monitor);
         connections.spawn(lists);
+        connections.spawn(strict_lists);
         Ok(Self {
             handle,
+            strict,
+            note: note.map(|_| NO_BROADCASTS.to_owned()),
             notifications,
             _connections: connections,
         })
@@ -173,13 +195,18 @@ impl LinkWatch {
             .map(|i| i.name.clone())
             .collect();
         default_route_interfaces.sort();
-        let leads_away = |ifindex: u32| {
-            let found = interfaces.iter().find(|i| i.ifindex == ifindex);
-            found.is_some_and(|i| i.peer_netns.is_some()) && !uplinks.contains(&ifindex)
-        };
-        direct.retain(|(_, ifindex)| leads_away(*ifindex));
+        let leads_away = |i: &Interface| i.peer_netns.is_some() && !uplinks.contains(&i.ifindex);
+        direct.retain(|(_, ifindex)| {
+            let found = interfaces.iter().find(|i| i.ifindex == *ifindex);
+            found.is_some_and(|found| ports::is_bridge(found) || leads_away(found))
+        });
+        let port_addresses = ports::addresses(&self.strict, &interfaces)
+            .await
+            .map_err(list("the addresses behind bridges"))?;
         Ok(Links {
             direct_routes: direct.into_iter().collect(),
+            port_addresses,
+            note: self.note.clone(),
             interfaces,
             host_addresses: addresses.into_iter().collect(),
             default_route_interfaces,
@@ -188,17 +215,21 @@ impl LinkWatch {
 
     /// Lists again whenever something changes, until it fails or nobody listens.
     pub(super) async fn run(mut self, links: watch::Sender<Links>) -> Result<(), InterfaceError> {
+        let mut listing = Duration::ZERO;
         loop {
             tokio::select! {
                 () = links.closed() => return Ok(()),
                 relevant = next_relevant(&mut self.notifications) => relevant?,
                 () = tokio::time::sleep(LIST_EVERY) => {}
             }
-            tokio::time::sleep(PAUSE).await;
+            // Half the time at most, whatever other namespaces have to tell.
+            tokio::time::sleep(PAUSE.max(listing)).await;
             while let Ok(pending) = self.notifications.try_recv() {
                 drop(pending);
             }
+            let begun = Instant::now();
             let now = self.list().await?;
+            listing = begun.elapsed();
             links.send_if_modified(|known| {
                 let changed = *known != now;
                 if changed {
@@ -263,7 +294,7 @@ fn kind_name(kind: &InfoKind) -> String {
 
 /// The host's own address: `IFA_LOCAL` where there is one (on a point-to-point link
 /// `IFA_ADDRESS` is the other end), else `IFA_ADDRESS`.
-fn host_address(message: &AddressMessage) -> Option<IpAddr> {
+pub(super) fn host_address(message: &AddressMessage) -> Option<IpAddr> {
     let mut address = None;
     for attribute in &message.attributes {
         match attribute {

@@ -1,12 +1,14 @@
 //! What exists on this host: cgroups, interfaces, addresses, sockets. Watched live, published as
 //! whole snapshots.
 
+mod behind;
 pub mod cgroups;
 mod claims;
 pub mod interfaces;
 pub mod namespaces;
 mod netlink;
 pub mod place;
+mod ports;
 mod problem;
 pub mod socket_owner;
 pub mod sockets;
@@ -24,11 +26,11 @@ use tokio::{
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-pub use self::interfaces::Interface;
 use self::{
     cgroups::{CgroupError, CgroupTree},
     interfaces::{InterfaceError, LinkWatch, Links},
 };
+pub use self::{interfaces::Interface, ports::PortAddresses};
 
 /// What to watch, and how patiently.
 #[derive(Clone, Debug)]
@@ -67,6 +69,8 @@ pub struct Snapshot {
     pub default_route_interfaces: Vec<String>,
     /// See [`Links::direct_routes`].
     pub direct_routes: BTreeMap<IpNet, u32>,
+    /// See [`Links::port_addresses`].
+    pub port_addresses: PortAddresses,
     /// What an operator should know about the inventory itself, in sentences.
     pub notes: Vec<String>,
 }
@@ -77,14 +81,30 @@ impl Snapshot {
         self.interfaces.iter().find(|i| i.name == name)
     }
 
-    /// The interface behind which an address is, if a direct route tells.
-    pub fn interface_towards(&self, address: IpAddr) -> Option<&Interface> {
+    /// The interfaces behind which an address is, if a direct route tells: that by which it
+    /// leaves, or the ports of the bridge by which it leaves at whose other ends the address is.
+    /// More than one only if several namespaces have it.
+    pub fn interfaces_towards(&self, address: IpAddr) -> Vec<&Interface> {
         let longest = IpNet::from(address).prefix_len();
         let ifindex = (1..=longest).rev().find_map(|length| {
             let network = IpNet::new(address, length).ok()?.trunc();
             self.direct_routes.get(&network)
-        })?;
-        self.interfaces.iter().find(|i| i.ifindex == *ifindex)
+        });
+        let Some(way) = ifindex.and_then(|ifindex| self.numbered(*ifindex)) else {
+            return Vec::new();
+        };
+        if !ports::is_bridge(way) {
+            return vec![way];
+        }
+        let ports = self.port_addresses.get(&address).into_iter().flatten();
+        ports
+            .filter_map(|port| self.numbered(*port))
+            .filter(|port| port.controller == Some(way.ifindex))
+            .collect()
+    }
+
+    fn numbered(&self, ifindex: u32) -> Option<&Interface> {
+        self.interfaces.iter().find(|i| i.ifindex == ifindex)
     }
 }
 
@@ -209,7 +229,8 @@ fn snapshot(tree: &CgroupTree, links: &Links) -> Snapshot {
         host_addresses: links.host_addresses.clone(),
         default_route_interfaces: links.default_route_interfaces.clone(),
         direct_routes: links.direct_routes.clone(),
-        notes: tree.note().into_iter().collect(),
+        port_addresses: links.port_addresses.clone(),
+        notes: tree.note().into_iter().chain(links.note.clone()).collect(),
     }
 }
 

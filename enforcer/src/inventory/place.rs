@@ -1,13 +1,11 @@
 //! Which workload is where: a pure function of the policy's workloads and a snapshot.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{collections::BTreeSet, sync::Arc};
 
 pub use super::problem::{Problem, WorkloadName};
 use super::{
     Snapshot,
+    behind::place_interfaces,
     claims::Claims,
     units::{address_of_cgroup, unit_of_cgroup},
     unknown,
@@ -188,51 +186,7 @@ impl Placer {
     }
 }
 
-fn place_interfaces(
-    workloads: &[Arc<Workload>],
-    snapshot: &Snapshot,
-    placement: &mut Placement,
-    placed: &mut BTreeSet<usize>,
-) {
-    let mut claims: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
-    for (index, workload) in workloads.iter().enumerate() {
-        let name = match &workload.place {
-            Some(Place::Interface(name)) => Some(name.as_str()),
-            Some(Place::Route(address)) => {
-                let interface = snapshot.interface_towards(*address);
-                interface.map(|interface| interface.name.as_str())
-            }
-            _ => None,
-        };
-        if let Some(name) = name {
-            claims.entry(name).or_default().push(index);
-        }
-    }
-    for (name, claims) in claims {
-        if let [index] = claims[..] {
-            if let Some(interface) = snapshot.interface(name) {
-                placed.insert(index);
-                placement.endpoints.push(PlacedEndpoint {
-                    key: key(&workloads[index], format!("interface:{name}")),
-                    workload: index,
-                    place: EndpointPlace::Interface {
-                        ifindex: interface.ifindex,
-                        name: name.to_owned(),
-                    },
-                    unit: None,
-                });
-            }
-        } else {
-            placed.extend(&claims);
-            placement.problems.push(Problem::InterfaceContested {
-                name: name.to_owned(),
-                workloads: names_of(workloads, claims.into_iter()),
-            });
-        }
-    }
-}
-
-fn key(workload: &Workload, place: String) -> EndpointKey {
+pub(super) fn key(workload: &Workload, place: String) -> EndpointKey {
     EndpointKey {
         namespace: workload.namespace.clone(),
         workload: workload.name.clone(),
@@ -240,7 +194,7 @@ fn key(workload: &Workload, place: String) -> EndpointKey {
     }
 }
 
-fn names_of(
+pub(super) fn names_of(
     workloads: &[Arc<Workload>],
     indices: impl Iterator<Item = usize>,
 ) -> Vec<WorkloadName> {
@@ -269,7 +223,7 @@ fn describe(place: &Place) -> String {
     }
 }
 
-fn name_of(workload: &Workload) -> WorkloadName {
+pub(super) fn name_of(workload: &Workload) -> WorkloadName {
     WorkloadName {
         namespace: workload.namespace.clone(),
         name: workload.name.clone(),
@@ -280,12 +234,11 @@ fn name_of(workload: &Workload) -> WorkloadName {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::{
-        inventory::Interface,
-        policy::model::{Assurance, Origin},
-    };
+    use std::collections::BTreeMap;
 
-    fn workload(name: &str, place: Place) -> Arc<Workload> {
+    use crate::policy::model::{Assurance, Origin};
+
+    pub(crate) fn workload(name: &str, place: Place) -> Arc<Workload> {
         Arc::new(Workload {
             namespace: "default".into(),
             name: name.into(),
@@ -323,7 +276,7 @@ pub(super) mod tests {
         }
     }
 
-    fn endpoints(placement: &Placement) -> Vec<(&str, &str)> {
+    pub(crate) fn endpoints(placement: &Placement) -> Vec<(&str, &str)> {
         placement
             .endpoints
             .iter()
@@ -421,75 +374,6 @@ pub(super) mod tests {
             found.problems[0].to_string(),
             "default/gone (w.yaml:1) is not here: nothing matches cgroup: /nowhere"
         );
-    }
-
-    #[test]
-    fn interfaces_are_placed_by_name() {
-        let mut host = snapshot(&["/"]);
-        host.interfaces.push(Interface {
-            ifindex: 7,
-            name: "veth0".into(),
-            up: true,
-            loopback: false,
-            kind: Some("veth".into()),
-            peer: Some(2),
-            peer_netns: Some(0),
-            controller: None,
-        });
-        let mut workloads = vec![workload("pod", Place::Interface("veth0".into()))];
-        let found = place(&workloads, &host);
-        assert_eq!(
-            found.endpoints[0].place,
-            EndpointPlace::Interface {
-                ifindex: 7,
-                name: "veth0".into()
-            }
-        );
-        workloads.push(workload("pod2", Place::Interface("veth0".into())));
-        let found = place(&workloads, &host);
-        assert!(found.endpoints.is_empty());
-        assert!(found.problems[0].is_error());
-    }
-
-    #[test]
-    fn pods_are_behind_the_interface_that_their_route_leaves_by() {
-        let mut host = snapshot(&["/"]);
-        for (ifindex, name) in [(7, "veth7"), (8, "veth8")] {
-            host.interfaces.push(Interface {
-                ifindex,
-                name: name.into(),
-                up: true,
-                loopback: false,
-                kind: Some("veth".into()),
-                peer: Some(2),
-                peer_netns: Some(0),
-                controller: None,
-            });
-        }
-        let net = |text: &str| text.parse().unwrap();
-        host.direct_routes = [(net("10.244.0.0/24"), 7), (net("10.244.0.9/32"), 8)].into();
-        let route = |text: &str| Place::Route(text.parse().unwrap());
-        let workloads = [
-            workload("a", route("10.244.0.7")),
-            workload("b", route("10.244.0.9")),
-            workload("elsewhere", route("10.244.1.7")),
-        ];
-        let found = place(&workloads, &host);
-        assert_eq!(
-            endpoints(&found),
-            [("a", "interface:veth7"), ("b", "interface:veth8")]
-        );
-        assert_eq!(
-            found.problems[0].to_string(),
-            "default/elsewhere (w.yaml:1) is not here: nothing matches a direct route to \
-             10.244.1.7"
-        );
-        let two = [
-            workload("a", route("10.244.0.7")),
-            workload("b", Place::Interface("veth7".into())),
-        ];
-        let found = place(&two, &host);
-        assert!(found.endpoints.is_empty() && found.problems[0].is_error());
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What keeps workloads from their places.
 
-use std::fmt;
+use std::{fmt, net::IpAddr};
 
 use crate::policy::model::Origin;
 
@@ -39,6 +39,20 @@ pub enum Problem {
         name: String,
         /// Who names it.
         workloads: Vec<WorkloadName>,
+    },
+    /// Several interfaces lead to a workload's address.
+    #[error(
+        "{workload} is not enforced: its address {address} is behind {}; name its interface in a \
+         Workload, or take the address away from who it does not belong to",
+        .interfaces.join(" and ")
+    )]
+    AddressContested {
+        /// Who.
+        workload: WorkloadName,
+        /// Its first address.
+        address: IpAddr,
+        /// Names of the interfaces.
+        interfaces: Vec<String>,
     },
     /// Nothing matches now: normal for what is not running.
     #[error("{workload} is not here: nothing matches {place}")]

@@ -297,6 +297,7 @@ spec: { interface: veth-db, addresses: [10.0.0.7] }
             host_addresses: vec!["192.0.2.1".parse().unwrap()],
             default_route_interfaces: vec!["eth0".into()],
             direct_routes: [].into(),
+            port_addresses: [].into(),
             notes: Vec::new(),
         }
     }
