@@ -6,7 +6,7 @@ use clap::{Parser, Subcommand};
 use tests::probe::{
     churn,
     flow::{self, FlowProtocol, FlowSpec},
-    hold, link, serve, tell,
+    hold, link, mesh, serve, tell,
 };
 
 #[derive(Parser)]
@@ -26,12 +26,16 @@ enum Command {
         tcp: Vec<u16>,
         #[arg(long, value_delimiter = ',')]
         udp: Vec<u16>,
+        #[arg(long, value_delimiter = ',')]
+        sctp: Vec<u16>,
         /// Report accepted and closed connections.
         #[arg(long)]
         report: bool,
     },
     /// Tries the flows that standard input lists, in JSON.
     Flows,
+    /// Plays rounds of flows, each told on a line of standard input, in JSON.
+    Mesh,
     /// Keeps connections open.
     Hold {
         #[arg(long)]
@@ -96,12 +100,18 @@ fn main() -> anyhow::Result<()> {
         std::fs::write("/proc/self/comm", name)?;
     }
     match arguments.command {
-        Command::Serve { tcp, udp, report } => serve::serve(&tcp, &udp, report),
+        Command::Serve {
+            tcp,
+            udp,
+            sctp,
+            report,
+        } => serve::serve(&tcp, &udp, &sctp, report),
         Command::Flows => {
             let flows: Vec<FlowSpec> = serde_json::from_reader(std::io::stdin())?;
             tell(&flow::try_all(&flows));
             Ok(())
         }
+        Command::Mesh => mesh::run(),
         Command::Hold {
             to,
             connections,

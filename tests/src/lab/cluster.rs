@@ -10,22 +10,19 @@
 //! each of its addresses.
 
 use std::{
-    fmt::Write as _,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    net::{Ipv4Addr, Ipv6Addr},
     path::Path,
-    thread,
 };
 
 use anyhow::{Context, Result};
 
 use super::{
-    Daemon, Expect, FlowProtocol, Lab, Namespace, Place, Process, cgroup,
+    Daemon, Lab, Namespace, Place, Process, cgroup,
     namespace::{End, cable},
     shop::{Host, Party, UPLINK},
-    traffic,
 };
 
-/// Ports on which everybody listens, by TCP and by UDP.
+/// Ports on which everybody listens, by TCP, UDP and SCTP.
 pub const PORTS: [u16; 2] = [80, 81];
 
 /// Everybody, in the order of truth tables.
@@ -43,10 +40,15 @@ pub struct Cluster {
     pub node: Host,
     /// In the order of [`NAMES`].
     pub parties: Vec<Party>,
+    /// The network of each pod.
+    insides: Vec<Namespace>,
 }
 
+/// Addresses of one pod.
+pub type Addresses = (Ipv4Addr, Ipv6Addr);
+
 /// Addresses of a pod, counted from 0.
-fn pod_addresses(namespace: usize, pod: usize) -> Result<(Ipv4Addr, Ipv6Addr)> {
+fn pod_addresses(namespace: usize, pod: usize) -> Result<Addresses> {
     let (net, host) = (u8::try_from(namespace + 1)?, u8::try_from(pod + 11)?);
     Ok((
         Ipv4Addr::new(10, 78, net, host),
@@ -72,13 +74,6 @@ impl Cluster {
             cgroup_root,
             addresses,
         };
-        let mut parties = Vec::new();
-        for (n, namespace) in NAMESPACES.into_iter().enumerate() {
-            for (p, pod) in PODS.into_iter().enumerate() {
-                let name = format!("{namespace}{pod}");
-                parties.push(connect(lab, &node, &name, pod_addresses(n, p)?)?);
-            }
-        }
         let outside = lab.namespace("outside")?;
         let beyond = (
             Ipv4Addr::new(10, 79, 0, 2),
@@ -102,73 +97,65 @@ impl Cluster {
             format!("route add default via {}", addresses.0),
             format!("route add default via {}", addresses.1),
         ])?;
+        let mut parties = Vec::new();
+        let mut insides = Vec::new();
+        for (n, namespace) in NAMESPACES.into_iter().enumerate() {
+            for (p, pod) in PODS.into_iter().enumerate() {
+                let name = format!("{namespace}{pod}");
+                let (party, inside) = connect(lab, &node, &name, pod_addresses(n, p)?)?;
+                parties.push(party);
+                insides.push(inside);
+            }
+        }
         parties.push(Party {
             place: Place::new("outside", &outside, lab.cgroup("/outside")?)?,
             addresses: beyond,
         });
         parties.push(node.party()?);
-        Ok(Self { node, parties })
+        Ok(Self {
+            node,
+            parties,
+            insides,
+        })
     }
 
     /// Starts servers of everybody.
     pub fn serve(&self) -> Result<Vec<Process>> {
-        let parties = self.parties.iter();
-        parties.map(|p| p.place.serve(&PORTS, &PORTS)).collect()
+        let serve = |p: &Party| p.place.serve_sctp_too(&PORTS, &PORTS, &PORTS);
+        self.parties.iter().map(serve).collect()
+    }
+
+    /// Gives a pod, counted as [`NAMES`] is, other addresses in place of its own.
+    pub fn readdress(&mut self, pod: usize, (v4, v6): Addresses) -> Result<()> {
+        let (old_v4, old_v6) = self.parties[pod].addresses;
+        self.insides[pod].ip(&[
+            format!("addr add {v4}/32 dev eth0"),
+            format!("addr add {v6}/128 dev eth0 nodad"),
+            format!("addr del {old_v4}/32 dev eth0"),
+            format!("addr del {old_v6}/128 dev eth0"),
+        ])?;
+        let link = format!("pod-{}", self.parties[pod].name());
+        self.node.namespace.ip(&[
+            format!("route del {old_v4}/32 dev {link}"),
+            format!("route del {old_v6}/128 dev {link}"),
+            format!("route add {v4}/32 dev {link} src {}", self.node.addresses.0),
+            format!(
+                "route add {v6}/128 dev {link} src {}",
+                self.node.addresses.1
+            ),
+        ])?;
+        self.parties[pod].addresses = (v4, v6);
+        Ok(())
     }
 
     /// Starts the node's daemon in mode enforce.
     pub fn start_daemon(&self, lab: &Lab, policies: &Path) -> Result<Daemon> {
         self.node.start_daemon(lab, policies)
     }
-
-    /// Tries every party to every other, by both protocols, on both ports, over both families of
-    /// addresses, all at once. Says which flows are not as `expected` has them.
-    pub fn wrong(&self, expected: &TruthTables) -> Result<Vec<String>> {
-        thread::scope(|scope| {
-            let mut running = Vec::new();
-            for (from, party) in self.parties.iter().enumerate() {
-                let flows = expected.flows_from(from);
-                running.push(scope.spawn(move || self.wrong_from(from, party, &flows)));
-            }
-            let mut wrong = Vec::new();
-            for handle in running {
-                let found = handle
-                    .join()
-                    .map_err(|_| anyhow::anyhow!("a try panicked"))?;
-                wrong.extend(found?);
-            }
-            Ok(wrong)
-        })
-    }
-
-    fn wrong_from(&self, from: usize, party: &Party, flows: &[Tried]) -> Result<Vec<String>> {
-        let specs: Vec<_> = flows
-            .iter()
-            .map(|flow| {
-                let to = self.parties[flow.to].ip(flow.v6);
-                traffic::flow(flow.protocol, to, flow.port, flow.expect)
-            })
-            .collect();
-        let results = party.place.try_flows(&specs)?;
-        let pairs = flows.iter().zip(results);
-        Ok(pairs
-            .filter(|(flow, result)| !flow.expect.accepts(result.outcome))
-            .map(|(flow, result)| {
-                let family = if flow.v6 { "v6" } else { "v4" };
-                let mut line = format!(
-                    "{} -> {} {:?} {} {family}:",
-                    NAMES[from], NAMES[flow.to], flow.protocol, flow.port
-                );
-                let (expect, outcome) = (flow.expect, result.outcome);
-                let _ = write!(line, " expected {expect:?}, got {outcome:?}");
-                line
-            })
-            .collect())
-    }
 }
 
 /// A pod behind a veth pair, with a route to each of its addresses.
-fn connect(lab: &Lab, node: &Host, name: &str, addresses: (Ipv4Addr, Ipv6Addr)) -> Result<Party> {
+fn connect(lab: &Lab, node: &Host, name: &str, addresses: Addresses) -> Result<(Party, Namespace)> {
     let inside: Namespace = lab.namespace(name)?;
     let link = format!("pod-{name}");
     let (v4, v6) = addresses;
@@ -191,105 +178,38 @@ fn connect(lab: &Lab, node: &Host, name: &str, addresses: (Ipv4Addr, Ipv6Addr)) 
         "route add default via fd78::1".to_owned(),
     ])?;
     node.namespace.ip(&[
-        format!("route add {v4}/32 dev {link}"),
-        format!("route add {v6}/128 dev {link}"),
+        // Servers of the node answer from the address that they were asked at.
+        format!("route add {v4}/32 dev {link} src {}", node.addresses.0),
+        format!("route add {v6}/128 dev {link} src {}", node.addresses.1),
     ])?;
     let cgroup = node.cgroup_root.join("pods").join(name);
-    Ok(Party {
+    let party = Party {
         place: Place::new(name, &inside, cgroup)?,
         addresses,
-    })
+    };
+    Ok((party, inside))
 }
 
-/// A `Pod` as a cluster would write it down.
+/// A `Pod` as a cluster would write it down, with the addresses that [`Cluster::build`] gave it.
 pub fn pod(namespace: &str, name: &str, labels: &str, ports: &str) -> Result<String> {
     let at = |list: [&str; 3], wanted: &str| list.iter().position(|one| *one == wanted);
     let place = at(NAMESPACES, namespace).zip(at(PODS, name));
     let (n, p) = place.with_context(|| format!("no pod {namespace}/{name}"))?;
-    let (v4, v6): (IpAddr, IpAddr) = {
-        let (v4, v6) = pod_addresses(n, p)?;
-        (v4.into(), v6.into())
-    };
-    Ok(format!(
+    Ok(pod_at(namespace, name, labels, ports, pod_addresses(n, p)?))
+}
+
+/// The same, with these addresses.
+pub fn pod_at(
+    namespace: &str,
+    name: &str,
+    labels: &str,
+    ports: &str,
+    (v4, v6): Addresses,
+) -> String {
+    format!(
         "apiVersion: v1\nkind: Pod\n\
          metadata: {{name: {name}, namespace: {namespace}, labels: {labels}}}\n\
          spec: {{containers: [{{name: serve, image: serve, ports: {ports}}}]}}\n\
          status: {{phase: Running, podIP: {v4}, podIPs: [{{ip: {v4}}}, {{ip: '{v6}'}}]}}\n---\n"
-    ))
-}
-
-/// What is expected of every flow: one row for each source, one column for each destination, in
-/// the order of [`NAMES`]: `.` open, `X` denied, `#` not tried. Blanks are for the eye.
-#[derive(Clone, Debug, Default)]
-pub struct TruthTables(Vec<(String, Vec<Vec<char>>)>);
-
-/// A flow, and what is expected of it.
-#[derive(Clone, Copy, Debug)]
-struct Tried {
-    to: usize,
-    protocol: FlowProtocol,
-    port: u16,
-    v6: bool,
-    expect: Expect,
-}
-
-impl TruthTables {
-    /// What holds for all flows where nothing else is said.
-    pub fn all(table: &str) -> Self {
-        Self(vec![(String::new(), cells(table))])
-    }
-
-    /// What holds for some flows: words of `tcp`, `udp`, `80`, `81`, `v4` and `v6`.
-    #[must_use]
-    pub fn but(mut self, which: &str, table: &str) -> Self {
-        self.0.push((which.to_owned(), cells(table)));
-        self
-    }
-
-    fn flows_from(&self, from: usize) -> Vec<Tried> {
-        let mut flows = Vec::new();
-        for to in 0..NAMES.len() {
-            for (protocol, word) in [(FlowProtocol::Tcp, "tcp"), (FlowProtocol::Udp, "udp")] {
-                for port in PORTS {
-                    for v6 in [false, true] {
-                        let port_word = port.to_string();
-                        let family = if v6 { "v6" } else { "v4" };
-                        let is_about = |which: &str| {
-                            which
-                                .split_whitespace()
-                                .all(|w| w == word || w == port_word || w == family)
-                        };
-                        let tables = self.0.iter().rev();
-                        let found = tables.clone().find(|(which, _)| is_about(which));
-                        let cell = found.map(|(_, cells)| cells[from][to]);
-                        let expect = match cell {
-                            Some('.') => Expect::Open,
-                            Some('X') => Expect::Denied,
-                            _ => continue,
-                        };
-                        flows.push(Tried {
-                            to,
-                            protocol,
-                            port,
-                            v6,
-                            expect,
-                        });
-                    }
-                }
-            }
-        }
-        flows
-    }
-}
-
-fn cells(table: &str) -> Vec<Vec<char>> {
-    let rows = table.lines().map(str::trim).filter(|row| !row.is_empty());
-    let rows: Vec<Vec<char>> = rows
-        .map(|row| row.chars().filter(|c| !c.is_whitespace()).collect())
-        .collect();
-    let whole = rows.len() == NAMES.len() && rows.iter().all(|row| row.len() == NAMES.len());
-    assert!(whole, "a truth table has 11 rows of 11:\n{table}");
-    let diagonal = (0..NAMES.len()).all(|i| rows[i][i] == '#');
-    assert!(diagonal, "nobody is tried to itself:\n{table}");
-    rows
+    )
 }

@@ -3,10 +3,12 @@
 //! Everything that a lab makes carries its [`Tag`], so that one function removes it: when the
 //! lab is dropped, on a signal, and at the next start after a `kill -9`.
 
+pub mod bridge;
 pub mod cgroup;
 pub mod cluster;
 pub mod daemon;
 pub mod frame;
+pub mod mesh;
 pub mod namespace;
 pub mod place;
 pub mod scene;
@@ -16,6 +18,7 @@ pub mod systemd;
 pub mod tag;
 pub mod traffic;
 pub mod tree;
+pub mod truth;
 
 use std::{
     fs,

@@ -82,6 +82,7 @@ impl std::fmt::Display for ShopFlow {
             FlowProtocol::Icmp => write!(f, "{from} -> {to} icmp echo"),
             FlowProtocol::Tcp => write!(f, "{from} -> {to} tcp/{}", self.port),
             FlowProtocol::Udp => write!(f, "{from} -> {to} udp/{}", self.port),
+            FlowProtocol::Sctp => write!(f, "{from} -> {to} sctp/{}", self.port),
         }
     }
 }

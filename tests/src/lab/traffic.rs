@@ -68,18 +68,29 @@ const PROMPT: Duration = Duration::from_secs(20);
 impl Place {
     /// Starts echo servers on these ports.
     pub fn serve(&self, tcp: &[u16], udp: &[u16]) -> Result<Process> {
-        self.serve_with(tcp, udp, &[])
+        self.serve_with(tcp, udp, &[], &[])
     }
 
-    /// The same, with a report of every connection that is accepted or ends.
+    /// The same, and on these ports of SCTP.
+    pub fn serve_sctp_too(&self, tcp: &[u16], udp: &[u16], sctp: &[u16]) -> Result<Process> {
+        self.serve_with(tcp, udp, sctp, &[])
+    }
+
+    /// As [`Self::serve`], with a report of every connection that is accepted or ends.
     pub fn serve_reporting(&self, tcp: &[u16]) -> Result<Process> {
-        self.serve_with(tcp, &[], &["--report"])
+        self.serve_with(tcp, &[], &[], &["--report"])
     }
 
-    fn serve_with(&self, tcp: &[u16], udp: &[u16], further: &[&str]) -> Result<Process> {
-        let (tcp, udp) = (comma_list(tcp), comma_list(udp));
+    fn serve_with(
+        &self,
+        tcp: &[u16],
+        udp: &[u16],
+        sctp: &[u16],
+        further: &[&str],
+    ) -> Result<Process> {
+        let (tcp, udp, sctp) = (comma_list(tcp), comma_list(udp), comma_list(sctp));
         let mut arguments = vec!["serve"];
-        for (flag, list) in [("--tcp", &tcp), ("--udp", &udp)] {
+        for (flag, list) in [("--tcp", &tcp), ("--udp", &udp), ("--sctp", &sctp)] {
             if !list.is_empty() {
                 arguments.extend([flag, list]);
             }

@@ -11,7 +11,7 @@ use std::{
 use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
 use serde::{Deserialize, Serialize};
 
-use super::errno_name;
+use super::{errno_name, sctp};
 
 /// Protocol of a flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -23,6 +23,8 @@ pub enum FlowProtocol {
     Udp,
     /// ICMP or ICMPv6 echo.
     Icmp,
+    /// SCTP, by raw packets.
+    Sctp,
 }
 
 impl FlowProtocol {
@@ -33,6 +35,7 @@ impl FlowProtocol {
             (Self::Udp, _) => "udp",
             (Self::Icmp, false) => "icmp",
             (Self::Icmp, true) => "icmpv6",
+            (Self::Sctp, _) => "sctp",
         }
     }
 }
@@ -131,6 +134,9 @@ fn try_flow(flow: &FlowSpec) -> FlowResult {
             FlowProtocol::Tcp => try_tcp(flow, timeout, &mut local_port),
             FlowProtocol::Udp => try_udp(flow, timeout, &mut local_port),
             FlowProtocol::Icmp => try_icmp(flow, timeout),
+            FlowProtocol::Sctp => {
+                sctp::try_once(flow.to, flow.port, timeout).map(|port| local_port = Some(port))
+            }
         };
         let outcome = match &ended {
             Ok(()) => FlowOutcome::Open,

@@ -6,6 +6,8 @@ pub mod churn;
 pub mod flow;
 pub mod hold;
 pub mod link;
+pub mod mesh;
+pub mod sctp;
 pub mod serve;
 
 use std::io::Write;

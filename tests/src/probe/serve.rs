@@ -1,4 +1,4 @@
-//! Servers: TCP and UDP echo, on IPv4 and IPv6 at once.
+//! Servers: TCP and UDP echo, and who answers SCTP, on IPv4 and IPv6 at once.
 
 use std::{
     io::{Read, Write},
@@ -8,7 +8,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{errno_name, tell};
+use super::{errno_name, sctp, tell};
 
 /// What a server says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,7 +31,7 @@ pub enum ServeEvent {
 }
 
 /// Serves until killed.
-pub fn serve(tcp: &[u16], udp: &[u16], report: bool) -> anyhow::Result<()> {
+pub fn serve(tcp: &[u16], udp: &[u16], sctp: &[u16], report: bool) -> anyhow::Result<()> {
     for &port in tcp {
         let listener = TcpListener::bind((Ipv6Addr::UNSPECIFIED, port))?;
         thread::spawn(move || {
@@ -50,6 +50,9 @@ pub fn serve(tcp: &[u16], udp: &[u16], report: bool) -> anyhow::Result<()> {
                 }
             }
         });
+    }
+    if !sctp.is_empty() {
+        sctp::serve(sctp)?;
     }
     tell(&ServeEvent::Ready);
     loop {

@@ -1,4 +1,4 @@
-//! Tier Admin. Tables are read as [`tests::lab::cluster::TruthTables`] says.
+//! Tier Admin. Tables are read as [`tests::lab::truth::TruthTables`] says.
 
 use crate::Case;
 

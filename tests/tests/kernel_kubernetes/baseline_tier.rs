@@ -1,4 +1,4 @@
-//! Tier Baseline, and the older kinds. Tables are read as [`tests::lab::cluster::TruthTables`] says.
+//! Tier Baseline, and the older kinds. Tables are read as [`tests::lab::truth::TruthTables`] says.
 
 use crate::Case;
 

@@ -1,4 +1,4 @@
-//! NetworkPolicy: directions and peers. Tables are read as [`tests::lab::cluster::TruthTables`] says.
+//! NetworkPolicy: directions and peers. Tables are read as [`tests::lab::truth::TruthTables`] says.
 
 use crate::Case;
 

@@ -1,4 +1,4 @@
-//! NetworkPolicy: ports and blocks. Tables are read as [`tests::lab::cluster::TruthTables`] says.
+//! NetworkPolicy: ports and blocks. Tables are read as [`tests::lab::truth::TruthTables`] says.
 
 use crate::Case;
 
@@ -194,7 +194,22 @@ spec: {podSelector: {matchLabels: {pod: a}}, ingress: [{ports: [{protocol: SCTP}
             X.. ... ... #.
             ... ... ... .#
         ",
-        but: &[],
+        but: &[(
+            "sctp",
+            "
+                #.. ... ... ..
+                .#. ... ... ..
+                ..# ... ... ..
+                ... #.. ... ..
+                ... .#. ... ..
+                ... ..# ... ..
+                ... ... #.. ..
+                ... ... .#. ..
+                ... ... ..# ..
+                ... ... ... #.
+                ... ... ... .#
+            ",
+        )],
     },
     Case {
         name: "a named port is what each pod calls so",
