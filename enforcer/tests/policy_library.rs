@@ -19,8 +19,9 @@ fn library() -> Vec<PathBuf> {
         .map(|entry| entry.expect("readable").path())
         .collect();
     library.push(policies.join("baseline"));
+    library.push(policies.join("kubernetes"));
     library.sort();
-    assert!(library.len() >= 6, "{library:?}");
+    assert!(library.len() >= 7, "{library:?}");
     library
 }
 

@@ -17,6 +17,7 @@ const FILES: &[(&str, &str)] = &[
     ),
     ("policies/examples", "share/enforcer/policies/examples"),
     ("policies/baseline", "share/enforcer/policies/baseline"),
+    ("policies/kubernetes", "share/enforcer/policies/kubernetes"),
     ("policies/README.md", "share/enforcer/policies/README.md"),
     ("docs", "share/doc/enforcer/docs"),
     ("README.md", "share/doc/enforcer/README.md"),
