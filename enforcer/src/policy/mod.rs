@@ -215,7 +215,11 @@ mod tests {
 
     #[test]
     fn the_library_of_policies_is_good() {
-        for tree in ["policies/examples/shop", "policies/baseline", "policies/kubernetes"] {
+        for tree in [
+            "policies/examples/shop",
+            "policies/baseline",
+            "policies/kubernetes",
+        ] {
             if let Err(errors) = load(&repository(tree)) {
                 panic!("{}", errors.render(false));
             }

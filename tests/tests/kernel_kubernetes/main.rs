@@ -1,6 +1,7 @@
 //! Policies of Kubernetes on the wire: three namespaces of three pods, somebody outside and the
 //! node, everybody to everybody by TCP, UDP and SCTP on two ports over both families of
-//! addresses, held against tables that are written out.
+//! addresses, held against tables that are written out. UPSTREAM.md beside this file has the cases
+//! of the upstream suites and their counterparts here.
 
 mod admin_actions;
 mod admin_priorities;
