@@ -12,7 +12,7 @@ use tests::lab::{
     Daemon,
     Expect::{self, Denied, Open},
     FlowProtocol, Lab, Process, Tree,
-    bridge::{BridgedNode, BridgedPod},
+    bridge::{BRIDGE, BridgedNode, BridgedPod},
     frame::Hop,
     patient,
     shop::Party,
@@ -65,8 +65,12 @@ struct Stage {
 
 impl Stage {
     fn new() -> Result<Self> {
+        Self::on(BridgedNode::build)
+    }
+
+    fn on(build: impl FnOnce(&Lab) -> Result<BridgedNode>) -> Result<Self> {
         let lab = Lab::new()?;
-        let node = BridgedNode::build(&lab)?;
+        let node = build(&lab)?;
         let connect = |name, host| node.connect(&lab, name, host);
         let pods = [connect("a", 11)?, connect("b", 12)?, connect("c", 13)?];
         let (outside, system) = (node.outside.clone(), node.node.party()?);
@@ -170,6 +174,29 @@ fn pods_of_one_bridge_are_enforced_each_at_its_port() -> Result<()> {
                 })?;
             }
         }
+    }
+    Ok(())
+}
+
+#[test]
+fn the_bridge_may_be_the_uplink() -> Result<()> {
+    let stage = Stage::on(BridgedNode::build_on_uplink)?;
+    let [a, b, _] = &stage.pods;
+    let (outside, node) = (&stage.outside, &stage.system);
+    let mut options = stage.node.node.daemon_options(stage.tree.path())?;
+    options.uplinks = vec![BRIDGE.to_owned()];
+    let daemon = Daemon::start(&stage.lab, options)?;
+    wait_for_places(&daemon, &ALL)?;
+    for (from, to, expect) in [
+        (&b.party, &a.party, Open),
+        (outside, &a.party, Denied),
+        (outside, &b.party, Open),
+        (&a.party, outside, Open),
+        (&a.party, node, Open),
+        (node, &a.party, Open),
+        (outside, node, Open),
+    ] {
+        expect_all(from, to, PORT, expect)?;
     }
     Ok(())
 }

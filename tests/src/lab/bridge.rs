@@ -5,6 +5,9 @@
 //!  pods     port-NAME  10.80.0.HOST fd80::HOST
 //!  outside             10.81.0.2 fd81::2
 //! ```
+//!
+//! Or without an uplink of its own: then outside is at a port of the bridge, 10.80.0.2 fd80::2, and
+//! the way out of everybody.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -40,32 +43,53 @@ pub struct BridgedPod {
 impl BridgedNode {
     /// Builds the node without pods.
     pub fn build(lab: &Lab) -> Result<Self> {
+        Self::with_uplink(lab, true)
+    }
+
+    /// The same, with the bridge as its uplink.
+    pub fn build_on_uplink(lab: &Lab) -> Result<Self> {
+        Self::with_uplink(lab, false)
+    }
+
+    fn with_uplink(lab: &Lab, apart: bool) -> Result<Self> {
         let namespace = lab.namespace("node")?;
         namespace.forward()?;
         let cgroup_root = lab.cgroup("node")?;
         cgroup::make(&cgroup_root.join("system"))?;
         let outside = lab.namespace("outside")?;
-        let end = |namespace, link, host| End {
-            namespace,
-            link,
-            v4: Ipv4Addr::new(10, 81, 0, host),
-            v6: Ipv6Addr::new(0xfd81, 0, 0, 0, 0, 0, 0, host.into()),
-        };
-        let (near, far) = (end(&namespace, UPLINK, 1), end(&outside, "eth0", 2));
-        cable(&near, &far)?;
         namespace.ip(&[
             format!("link add {BRIDGE} type bridge"),
             format!("addr add 10.80.0.1/24 dev {BRIDGE}"),
             format!("addr add fd80::1/64 dev {BRIDGE} nodad"),
             format!("link set {BRIDGE} up"),
-            "route add default via 10.81.0.2".to_owned(),
-            "route add default via fd81::2".to_owned(),
+        ])?;
+        let net = if apart { 81 } else { 80 };
+        let group = if apart { 0xfd81 } else { 0xfd80 };
+        let addresses_of = |host: u8| {
+            let v6 = Ipv6Addr::new(group, 0, 0, 0, 0, 0, 0, host.into());
+            (Ipv4Addr::new(10, net, 0, host), v6)
+        };
+        let (addresses, beyond) = (addresses_of(1), addresses_of(2));
+        if apart {
+            let end = |namespace, link, (v4, v6)| End {
+                namespace,
+                link,
+                v4,
+                v6,
+            };
+            let near = end(&namespace, UPLINK, addresses);
+            cable(&near, &end(&outside, "eth0", beyond))?;
+        } else {
+            plug(&namespace, "port-outside", &outside, beyond)?;
+        }
+        namespace.ip(&[
+            format!("route add default via {}", beyond.0),
+            format!("route add default via {}", beyond.1),
         ])?;
         outside.ip(&[
-            "route add default via 10.81.0.1",
-            "route add default via fd81::1",
+            format!("route replace default via {}", addresses.0),
+            format!("route replace default via {}", addresses.1),
         ])?;
-        let (addresses, beyond) = ((near.v4, near.v6), (far.v4, far.v6));
         Ok(Self {
             outside: Party {
                 place: Place::new("outside", &outside, lab.cgroup("/outside")?)?,
@@ -87,21 +111,15 @@ impl BridgedNode {
             Ipv4Addr::new(10, 80, 0, host),
             Ipv6Addr::new(0xfd80, 0, 0, 0, 0, 0, 0, host.into()),
         );
-        let (v4, v6) = addresses;
-        // In the order of the plugin: the port first, the addresses last.
-        self.node.namespace.ip(&[
-            format!(
-                "link add port-{name} type veth peer name eth0 netns {}",
-                inside.name()
-            ),
-            format!("link set port-{name} master {BRIDGE} up"),
-        ])?;
+        plug(
+            &self.node.namespace,
+            &format!("port-{name}"),
+            &inside,
+            addresses,
+        )?;
         inside.ip(&[
-            "link set eth0 up".to_owned(),
-            format!("addr add {v4}/24 dev eth0"),
-            format!("addr add {v6}/64 dev eth0 nodad"),
-            "route add default via 10.80.0.1".to_owned(),
-            "route add default via fd80::1".to_owned(),
+            "route add default via 10.80.0.1",
+            "route add default via fd80::1",
         ])?;
         let cgroup = self.node.cgroup_root.join("pods").join(name);
         Ok(BridgedPod {
@@ -112,4 +130,26 @@ impl BridgedNode {
             inside,
         })
     }
+}
+
+/// Connects a namespace to a port of the bridge, in the order of the plugin: the port first, the
+/// addresses last.
+fn plug(
+    node: &Namespace,
+    port: &str,
+    inside: &Namespace,
+    (v4, v6): (Ipv4Addr, Ipv6Addr),
+) -> Result<()> {
+    node.ip(&[
+        format!(
+            "link add {port} type veth peer name eth0 netns {}",
+            inside.name()
+        ),
+        format!("link set {port} master {BRIDGE} up"),
+    ])?;
+    inside.ip(&[
+        "link set eth0 up".to_owned(),
+        format!("addr add {v4}/24 dev eth0"),
+        format!("addr add {v6}/64 dev eth0 nodad"),
+    ])
 }
