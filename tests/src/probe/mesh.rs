@@ -24,8 +24,11 @@ use super::{
 
 const MESSAGE: &[u8] = b"probe";
 
-/// Datagrams to whom should answer are sent again this often: a busy machine loses some.
+/// What should be answered is tried again this often: a busy machine loses and cuts some.
 const AGAIN: Duration = Duration::from_millis(250);
+
+/// Longest pause between two looks; an emulated processor has other things to do.
+const LONGEST_PAUSE: Duration = Duration::from_millis(32);
 
 /// What is said at standard output.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -162,11 +165,14 @@ fn play(round: &Round) -> io::Result<Vec<FlowOutcome>> {
         .map(|(index, flow)| ((flow.protocol, flow.to, flow.port), index))
         .collect();
     let mut sent = start;
+    let mut pause = Duration::from_millis(1);
     loop {
+        let mut progress = false;
         for answer in shared.iter().flat_map(Shared::answers) {
             if let Some(index) = by_peer.get(&answer) {
                 let index: usize = *index;
                 tries[index] = Try::Over(FlowOutcome::Open);
+                progress = true;
             }
         }
         let again = sent.elapsed() > AGAIN;
@@ -175,24 +181,36 @@ fn play(round: &Round) -> io::Result<Vec<FlowOutcome>> {
         }
         let mut waiting = false;
         for (one, flow) in tries.iter_mut().zip(&round.flows) {
-            match one {
-                Try::Tcp { stream, said } => {
-                    if let Some(outcome) = go_on(stream, said) {
-                        *one = Try::Over(outcome);
-                    }
-                }
-                Try::Datagram if again && flow.wanted => {
-                    *one = begun(of(flow).send(flow).map(|()| Try::Datagram));
-                }
-                Try::Datagram | Try::Over(_) => {}
+            if let Try::Tcp { stream, said } = one
+                && let Some(outcome) = go_on(stream, said)
+            {
+                *one = Try::Over(outcome);
+                progress = true;
             }
-            waiting |= flow.wanted && !matches!(one, Try::Over(_));
+            let is_final = matches!(
+                one,
+                Try::Over(FlowOutcome::Open | FlowOutcome::NotPermitted)
+            );
+            if again && flow.wanted && !is_final {
+                match flow.protocol {
+                    // A SYN is sent again by the kernel.
+                    FlowProtocol::Tcp if matches!(one, Try::Tcp { .. }) => {}
+                    FlowProtocol::Tcp => *one = begin_tcp(flow),
+                    _ => *one = begun(of(flow).send(flow).map(|()| Try::Datagram)),
+                }
+            }
+            waiting |= flow.wanted && !is_final;
         }
         let elapsed = start.elapsed();
         if elapsed >= patience.max(linger) || (!waiting && elapsed >= linger) {
             break;
         }
-        thread::sleep(Duration::from_millis(1));
+        pause = if progress {
+            Duration::from_millis(1)
+        } else {
+            (pause * 2).min(LONGEST_PAUSE)
+        };
+        thread::sleep(pause);
     }
     Ok(tries
         .iter()
