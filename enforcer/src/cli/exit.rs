@@ -21,6 +21,8 @@ pub enum Exit {
     /// Two things are not the same: `diff` found a difference, `simulate` a flow that passed
     /// and would be denied.
     Differ = 5,
+    /// Done, but not all of it: `import` left something out, or it means something else now.
+    Partial = 6,
 }
 
 impl From<Exit> for ExitCode {

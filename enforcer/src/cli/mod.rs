@@ -16,6 +16,7 @@ pub mod exit;
 pub mod explain;
 pub mod fmt;
 pub mod graph;
+pub mod import;
 pub mod log;
 pub mod observe;
 pub mod output;
@@ -54,7 +55,8 @@ pub struct Cli {
 
 /// Shown under the help.
 const EXIT_CODES: &str = "Exit codes: 0 done or yes; 1 refused, failed or no; 2 wrong usage; \
-                          3 daemon not reachable; 4 not in time; 5 there is a difference.";
+                          3 daemon not reachable; 4 not in time; 5 there is a difference; \
+                          6 done in part.";
 
 /// The commands.
 #[derive(Debug, Subcommand)]
@@ -90,6 +92,8 @@ pub enum Command {
     Recommend(recommend::RecommendArgs),
     /// Draw who may reach whom, by policy, by recorded flows, or both.
     Graph(graph::GraphArgs),
+    /// Write policies of Cilium and Calico as policies of ours, and list what has no equivalent.
+    Import(import::ImportArgs),
     /// Wait until a policy is in force in the kernel.
     Wait(wait::WaitArgs),
     /// Remove everything from the kernel: nothing is enforced any more.
@@ -138,6 +142,7 @@ fn run(cli: &Cli) -> anyhow::Result<Exit> {
         Command::Simulate(args) => simulate::run(args, format),
         Command::Recommend(args) => recommend::run(args, format),
         Command::Graph(args) => graph::run(args, format),
+        Command::Import(args) => import::run(args, format),
         Command::Wait(args) => wait::run(args, format),
         Command::Detach(args) => detach::run(args, format),
         Command::Completions(args) => shell::completions(args, Cli::command()),

@@ -497,7 +497,7 @@ pub(super) fn printable(text: &str) -> String {
 }
 
 /// "`a`, `b` or `c`".
-pub(super) fn listed<'c>(words: impl IntoIterator<Item = &'c str>) -> String {
+pub(crate) fn listed<'c>(words: impl IntoIterator<Item = &'c str>) -> String {
     let words: Vec<String> = words.into_iter().map(|word| format!("`{word}`")).collect();
     match words.as_slice() {
         [] => String::new(),

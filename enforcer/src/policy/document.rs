@@ -27,17 +27,17 @@ const ALIASES: usize = 100_000;
 
 /// A node of a document.
 #[derive(Clone, Debug)]
-pub(super) struct Node {
+pub(crate) struct Node {
     /// Where it is written; for what an alias repeats, where it is written first.
-    pub(super) at: Position,
-    pub(super) value: Value,
+    pub(crate) at: Position,
+    pub(crate) value: Value,
     /// First byte and length in the document's text.
     bytes: (usize, usize),
 }
 
 /// What a node holds.
 #[derive(Clone, Debug)]
-pub(super) enum Value {
+pub(crate) enum Value {
     /// Nothing, `~` or `null`.
     Null,
     /// Text as written, whatever YAML would make of it: `8080` and `1.10` keep their spelling.
@@ -52,7 +52,7 @@ pub(super) enum Value {
 
 impl Node {
     /// For messages.
-    pub(super) fn kind(&self) -> &'static str {
+    pub(crate) fn kind(&self) -> &'static str {
         match self.value {
             Value::Null => "nothing",
             Value::Text(_) | Value::Unspelt => "a single value",

@@ -37,10 +37,12 @@ use std::{
 };
 
 pub use diagnostic::{Code, PolicyDiagnostic, PolicyErrors, Position};
-pub(crate) use diagnostic::{Frame, cut};
+pub(crate) use diagnostic::{Frame, cut, listed};
+pub(crate) use document::{Node as DocumentNode, Value as DocumentValue};
 use kept::Kept;
 pub use loader::Loader;
 use model::ResolvedPolicy;
+pub(crate) use name::{is_dns_label, is_dns_subdomain, is_port_name};
 use source::Names;
 pub use source::SourceFile;
 pub use statement::API_VERSION;
@@ -93,6 +95,17 @@ pub fn files(paths: &[PathBuf]) -> Result<Vec<Arc<SourceFile>>, PolicyErrors> {
     let mut errors = diagnostic::Collector::default();
     let tree = source::read(paths, Names::AsGiven, &mut Kept::default(), &mut errors);
     errors.finish().map_or(Ok(tree.files), Err)
+}
+
+/// The documents of a file, of whatever kind.
+///
+/// # Errors
+/// What is no YAML.
+pub(crate) fn documents(file: &SourceFile) -> Result<Vec<DocumentNode>, PolicyErrors> {
+    let mut errors = diagnostic::Collector::default();
+    let mut documents = Vec::new();
+    document::parse(file, &mut errors, |node, _| documents.push(node));
+    errors.finish().map_or(Ok(documents), Err)
 }
 
 /// Whether two texts have the same documents, but for the order of keys. `false` where one of

@@ -30,7 +30,7 @@ pub(super) struct Metadata {
 pub(super) const DNS_LABEL: &str =
     "use a to z, 0 to 9 and `-` inside, at most 63 characters, as in `shop`";
 
-pub(super) fn is_dns_label(text: &str) -> bool {
+pub(crate) fn is_dns_label(text: &str) -> bool {
     let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
     !text.is_empty()
         && text.len() <= WORD_CHARS
@@ -39,7 +39,7 @@ pub(super) fn is_dns_label(text: &str) -> bool {
         && !text.ends_with('-')
 }
 
-pub(super) fn is_dns_subdomain(text: &str) -> bool {
+pub(crate) fn is_dns_subdomain(text: &str) -> bool {
     text.len() <= NAME_CHARS && text.split('.').all(is_dns_label)
 }
 
@@ -264,7 +264,7 @@ pub(super) fn check_spiffe_pattern(text: &str) -> Result<(), &'static str> {
 
 /// As Kubernetes has it for ports of containers (IANA service names, RFC 6335), but beginning
 /// with a letter: `0x50` and `8000-x` are numbers that went wrong.
-pub(super) fn is_port_name(text: &str) -> bool {
+pub(crate) fn is_port_name(text: &str) -> bool {
     let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
     text.len() <= 15
         && text.bytes().all(inner)

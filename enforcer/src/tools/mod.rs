@@ -9,6 +9,7 @@
 pub mod diff;
 pub mod flows;
 pub mod graph;
+pub mod import;
 pub mod parties;
 pub mod reach;
 pub mod recommend;

@@ -5,7 +5,7 @@
 //! groups, unless [`Generalise`] asks for it or labels cannot tell two groups apart (then the
 //! policy says so).
 
-mod yaml;
+pub(super) mod yaml;
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -174,7 +174,7 @@ fn listed(names: &[String]) -> String {
 }
 
 /// A text as YAML: quoted unless it is surely read as the same text.
-fn scalar(text: &str) -> String {
+pub(in crate::tools) fn scalar(text: &str) -> String {
     let plain = text.starts_with(|c: char| c.is_ascii_alphabetic())
         && text.ends_with(|c: char| c.is_ascii_alphanumeric())
         && text
@@ -190,7 +190,7 @@ fn scalar(text: &str) -> String {
 }
 
 /// A text as the name of a rule or policy, at most so long.
-pub(super) fn as_name(text: &str, most: usize) -> String {
+pub(in crate::tools) fn as_name(text: &str, most: usize) -> String {
     let name: String = text
         .chars()
         .map(|c| {
