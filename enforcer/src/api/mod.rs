@@ -6,6 +6,7 @@
 //! | `GET /v1/endpoints` | read | list of [`status::EndpointStatus`] |
 //! | `GET /v1/flows` | read | stream of [`crate::observe::record::FlowRecord`], one a line |
 //! | `POST /v1/explain` | read | [`question::FlowQuestion`] → what was considered and what decided |
+//! | `GET /v1/tree` | read | stream of [`tree::TreeLine`], one a line: the tree in force, then its files |
 //! | `GET /v1/wait` | read | [`request::WaitRequest`] as query → [`request::WaitAnswer`] |
 //! | `POST /v1/apply` | full | [`request::ApplyRequest`] → [`request::ApplyAnswer`] |
 //! | `POST /v1/confirm` | full | → [`request::ConfirmAnswer`] |
@@ -21,6 +22,7 @@ pub mod request;
 pub mod routes;
 pub mod server;
 pub mod status;
+pub mod tree;
 mod waiting;
 
 /// Where the control socket is unless a flag says otherwise.

@@ -23,7 +23,7 @@ use super::{
     request::ApplyRequest,
     server::Caller,
     status::{AttachmentStatus, EndpointStatus, FeatureStatus, LossStatus, MapStatus, Status},
-    waiting,
+    tree, waiting,
 };
 use crate::{
     compile::explain::{Explainer, Explanation},
@@ -82,6 +82,7 @@ pub fn router(sources: Sources) -> Router {
         .route("/v1/endpoints", get(endpoints))
         .route("/v1/flows", get(flows))
         .route("/v1/explain", post(explain))
+        .route("/v1/tree", get(tree::serve))
         .route("/v1/wait", get(waiting::wait))
         .route("/v1/apply", post(apply))
         .route("/v1/confirm", post(confirm))
@@ -161,7 +162,7 @@ async fn flows(
     Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], body).into_response())
 }
 
-fn to_line<T: Serialize>(value: &T) -> Bytes {
+pub(super) fn to_line<T: Serialize>(value: &T) -> Bytes {
     // Records are plain data with string keys, which always have a JSON form.
     let mut line = serde_json::to_vec(value).unwrap_or_default();
     line.push(b'\n');
@@ -365,7 +366,13 @@ mod tests {
     #[tokio::test]
     async fn nobody_else_learns_anything() {
         let served = serve(Some(Caller(None)));
-        for path in ["/v1/status", "/v1/endpoints", "/v1/flows", "/v1/nonsense"] {
+        for path in [
+            "/v1/status",
+            "/v1/endpoints",
+            "/v1/flows",
+            "/v1/tree",
+            "/v1/nonsense",
+        ] {
             let answer = served.client().get::<serde_json::Value>(path).await;
             assert_eq!(code(&answer.unwrap_err()), ProblemCode::Forbidden);
         }
@@ -405,6 +412,30 @@ mod tests {
         assert_eq!(code(&answer.unwrap_err()), ProblemCode::BadRequest);
         let answer = client.lines("/v1/flows?nonsense=1").await;
         assert_eq!(code(&answer.unwrap_err()), ProblemCode::BadRequest);
+    }
+
+    #[tokio::test]
+    async fn the_tree_in_force_is_served_from_its_copy() {
+        let served = serve(Some(Caller(Some(Access::Read))));
+        let client = served.client();
+        let nothing = tree::fetch(&client).await.unwrap_err();
+        assert_eq!(code(&nothing), ProblemCode::Unavailable);
+        let copy = crate::state::tree_copy::path_of_copy(served.root.path(), "abcdef");
+        std::fs::create_dir_all(copy.join("deep")).unwrap();
+        let text = "apiVersion: enforcer.dev/v1alpha1\nkind: Node\nmetadata: {name: n}\nspec: {}\n";
+        std::fs::write(copy.join("deep/node.yaml"), text).unwrap();
+        let mut now = InForce::nothing();
+        Arc::make_mut(&mut now.policy).digest = "abcdef".into();
+        served.in_force.send_replace(Arc::new(now));
+        let found = tree::fetch(&client).await.unwrap();
+        assert_eq!(found.summary.digest, "abcdef");
+        assert_eq!(
+            found.files,
+            [("deep/node.yaml".to_owned(), text.to_owned())]
+        );
+        std::fs::remove_dir_all(copy).unwrap();
+        let gone = tree::fetch(&client).await.unwrap_err();
+        assert_eq!(code(&gone), ProblemCode::Unavailable);
     }
 
     #[tokio::test]

@@ -5,22 +5,26 @@ use std::{
     io::{self, Write},
 };
 
+use anyhow::Context;
 use clap::Args;
 
 use super::{
     Exit, OutputFormat, output,
+    socket::{self, SocketArg},
     tree_arg::{self, ModeArg},
 };
 use crate::{
+    api::tree::{self, TreeInForce},
     compile::{
         explain::Answer,
         image::{RuleDirection, RuleInfo},
     },
+    policy::model::{Moment, ResolvedPolicy},
     tools::{
         diff::{Change, ChangeKind, Difference, diff},
         reach::BothView,
         services,
-        tree::RulingView,
+        tree::{RulingView, Tree},
     },
 };
 
@@ -28,16 +32,22 @@ use crate::{
 #[derive(Debug, Args)]
 pub struct DiffArgs {
     /// The policy before: a tree, a file, or COMMIT:PATH of the git repository here. Or
-    /// COMMIT..COMMIT for both, with --policies.
+    /// COMMIT..COMMIT for both, with --policies. With --daemon, the policy after.
     #[arg(value_name = "OLD")]
     old: String,
     /// The policy after.
     #[arg(
         value_name = "NEW",
-        required_unless_present = "policies",
+        required_unless_present_any = ["policies", "daemon"],
         conflicts_with = "policies"
     )]
     new: Option<String>,
+    /// Compare what the daemon here enforces with the one policy that is named: what would change
+    /// if it were put in force.
+    #[arg(long, conflicts_with_all = ["policies", "new"])]
+    daemon: bool,
+    #[command(flatten)]
+    socket: SocketArg,
     /// Path of the policies in both commits of COMMIT..COMMIT.
     #[arg(long, value_name = "PATH")]
     policies: Option<String>,
@@ -48,6 +58,10 @@ pub struct DiffArgs {
 
 /// Compares. Exit code 5: they differ.
 pub fn run(args: &DiffArgs, format: OutputFormat) -> anyhow::Result<Exit> {
+    if args.daemon {
+        let found = socket::block_on(tree::fetch(&args.socket.client()))??;
+        return against_daemon(args, &found, format);
+    }
     let sides = match (&args.new, &args.policies) {
         (Some(new), _) => Some((args.old.clone(), new.clone())),
         (None, Some(path)) => range(&args.old, path),
@@ -64,7 +78,32 @@ pub fn run(args: &DiffArgs, format: OutputFormat) -> anyhow::Result<Exit> {
     let (Some(old), Some(new)) = (old, new) else {
         return Ok(Exit::Refuse);
     };
-    let difference = diff(&old, &new);
+    show(&old, &new, format)
+}
+
+/// Compares with what a daemon enforces, on its host.
+fn against_daemon(
+    args: &DiffArgs,
+    found: &TreeInForce,
+    format: OutputFormat,
+) -> anyhow::Result<Exit> {
+    let old = found.policy().map_err(|errors| {
+        anyhow::anyhow!("cannot read the policy in force, written by another version: {errors}")
+    })?;
+    let Some(new) = tree_arg::load(&args.old)? else {
+        return Ok(Exit::Refuse);
+    };
+    let compiled = |policy: ResolvedPolicy| {
+        let mode = args.mode.of(&policy);
+        Tree::new(policy, mode, Moment::now(), &found.summary.host_addresses)
+    };
+    let old = compiled(old).context("cannot compile the policy in force")?;
+    let new = compiled(new).with_context(|| format!("cannot compile {}", args.old))?;
+    show(&old, &new, format)
+}
+
+fn show(old: &Tree, new: &Tree, format: OutputFormat) -> anyhow::Result<Exit> {
+    let difference = diff(old, new);
     output::print(format, &difference, |out| render(&difference, out))?;
     Ok(if difference.is_empty() {
         Exit::Done
@@ -197,13 +236,7 @@ pub(super) const fn verdict_name(verdict: Answer) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        policy::{
-            load_text,
-            model::{Mode, Moment},
-        },
-        tools::tree::Tree,
-    };
+    use crate::policy::{load_text, model::Mode};
 
     #[test]
     fn both_sides_of_a_range() {

@@ -13,10 +13,15 @@ use super::{StateDir, StateError, atomic_file};
 /// Directory of the copies in the state directory.
 const DIRECTORY: &str = "trees";
 
+/// Where the copy of the tree with this digest is, or would be, below a state directory.
+pub fn path_of_copy(state_dir: &Path, digest: &str) -> PathBuf {
+    state_dir.join(DIRECTORY).join(digest)
+}
+
 impl StateDir {
     /// Where the copy of the tree with this digest is, or would be.
     pub fn tree(&self, digest: &str) -> PathBuf {
-        self.path().join(DIRECTORY).join(digest)
+        path_of_copy(self.path(), digest)
     }
 
     /// Stores the files of a tree, given by their path below its root and their content, under
