@@ -6,6 +6,7 @@
 //! written (`write`). Whatever comes out is read again: a text that would mean something else, or
 //! that lost a comment, is refused instead of returned.
 
+mod kubernetes;
 mod order;
 mod tree;
 mod write;

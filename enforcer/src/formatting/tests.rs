@@ -207,6 +207,136 @@ fn policies() -> impl Strategy<Value = String> {
         })
 }
 
+#[test]
+fn objects_of_kubernetes_have_the_order_of_their_reference() {
+    let text = "\
+# What the api may do.
+spec:
+  egress:
+    - ports: [{port: 53}]
+      to:
+        - podSelector: {}
+          # every namespace
+          namespaceSelector:
+            matchExpressions:
+              - values: [a]
+                operator: In
+                key: team
+            matchLabels: {}
+  policyTypes: [Egress]
+  podSelector: {} # all
+metadata:
+  creationTimestamp: \"2026-01-01T00:00:00Z\"
+  namespace: shop
+  name: api
+kind: NetworkPolicy
+apiVersion: \"networking.k8s.io/v1\"
+---
+items:
+  - status:
+      podIP: 10.0.0.1
+      phase: Running
+    spec:
+      volumes: []
+      containers:
+        - ports:
+            - protocol: TCP
+              containerPort: 80
+              name: http
+          # pinned
+          image: web
+          name: web
+    metadata: {name: web}
+    kind: Pod
+    apiVersion: v1
+  - spec:
+      ingress:
+        - protocols:
+            - tcp:
+                destinationPort:
+                  range:
+                    end: 2
+                    start: 1
+          from:
+            - namespaces: {}
+          action: Deny
+          name: no
+      subject:
+        namespaces: {}
+      priority: 1
+      tier: Admin
+    metadata: {name: c}
+    kind: ClusterNetworkPolicy
+    apiVersion: policy.networking.k8s.io/v1alpha2
+kind: List
+apiVersion: v1
+";
+    let expected = "\
+# What the api may do.
+apiVersion: \"networking.k8s.io/v1\"
+kind: NetworkPolicy
+metadata:
+  name: api
+  namespace: shop
+  creationTimestamp: \"2026-01-01T00:00:00Z\"
+spec:
+  podSelector: {} # all
+  policyTypes: [Egress]
+  egress:
+    - to:
+        # every namespace
+        - namespaceSelector:
+            matchLabels: {}
+            matchExpressions:
+              - key: team
+                operator: In
+                values: [a]
+          podSelector: {}
+      ports: [{port: 53}]
+---
+apiVersion: v1
+kind: List
+items:
+  - apiVersion: v1
+    kind: Pod
+    metadata: {name: web}
+    spec:
+      containers:
+        - name: web
+          # pinned
+          image: web
+          ports:
+            - name: http
+              containerPort: 80
+              protocol: TCP
+      volumes: []
+    status:
+      phase: Running
+      podIP: 10.0.0.1
+  - apiVersion: policy.networking.k8s.io/v1alpha2
+    kind: ClusterNetworkPolicy
+    metadata: {name: c}
+    spec:
+      tier: Admin
+      priority: 1
+      subject:
+        namespaces: {}
+      ingress:
+        - name: no
+          action: Deny
+          from:
+            - namespaces: {}
+          protocols:
+            - tcp:
+                destinationPort:
+                  range:
+                    start: 1
+                    end: 2
+";
+    assert_eq!(good(format(text)), expected);
+    assert_eq!(good(format(expected)), expected);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
 
