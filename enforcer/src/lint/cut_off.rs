@@ -1,8 +1,8 @@
 //! Policies that cut workloads off from what they need to live: their health checks, and DNS.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 
-use enforcer_common::{Action, Direction, Judge, Protocol};
+use enforcer_common::{Action, Direction, Judge, Protocol, identity};
 
 use super::{
     Finding, Lint,
@@ -11,8 +11,8 @@ use super::{
 };
 use crate::{
     api::question::{Service, parse_party},
-    compile::explain::Party,
-    policy::model::{Origin, RuleAction, Workload},
+    compile::{explain::Party, image::RuleInfo},
+    policy::model::{Origin, Workload},
     policy_test::full_name,
 };
 
@@ -97,9 +97,7 @@ fn unhealthy(
 /// One finding for each policy that isolates workloads which may open flows, but to nobody on
 /// port 53.
 fn dns(ground: &Ground<'_>) -> Vec<Finding> {
-    let explainer = ground.explainer();
-    let mut judged: HashSet<u32> = HashSet::new();
-    let mut cut: HashSet<u32> = HashSet::new();
+    let mut judged: HashMap<u32, Option<&RuleInfo>> = HashMap::new();
     let mut by_policy: BTreeMap<Origin, (String, Vec<&Workload>)> = BTreeMap::new();
     for workload in &ground.policy.workloads {
         let number = ground.image.workloads.get(&name_of(workload));
@@ -107,31 +105,14 @@ fn dns(ground: &Ground<'_>) -> Vec<Finding> {
             continue;
         };
         let set = sets.numbers[Direction::Egress as usize];
-        if judged.insert(set) && !reaches_dns(ground, set) {
-            cut.insert(set);
-        }
+        let isolation = judged.entry(set).or_insert_with(|| cut_off_by(ground, set));
         // One that asks no DNS may say so itself, whoever else the policy isolates.
         let is_silent = silence::is_silent(ground.study, &workload.origin, Lint::CutOff);
-        if is_silent || !cut.contains(&set) {
-            continue;
-        }
-        let endpoint = Party::Workload(name_of(workload));
-        let asked = (Protocol::UDP, DNS);
-        let Some(said) = ground.ask(&endpoint, Direction::Egress, &Party::World, asked) else {
-            continue;
-        };
-        let Some(decides) = decider(&said).filter(|decides| decides.rule.is_none()) else {
-            continue;
-        };
-        // What may open no flow at all, or only ping, needs no names.
-        let talks = ground.policy.policies.iter().any(|policy| {
-            let mut rules = policy.rules[Direction::Egress as usize].iter().flatten();
-            rules.any(|rule| rule.action == RuleAction::Allow && ground.is_more_than_icmp(rule))
-                && explainer.is_about(policy, Some(workload))
-        });
-        if talks {
-            let name = full_name(decides.policy.namespace.as_deref(), &decides.policy.name);
-            let entry = by_policy.entry(decides.policy.origin.clone());
+        if let (Some(isolation), false) = (isolation, is_silent)
+            && let Some(origin) = &isolation.origin
+        {
+            let name = full_name(isolation.namespace.as_deref(), &isolation.policy);
+            let entry = by_policy.entry(origin.clone());
             entry.or_insert((name, Vec::new())).1.push(workload);
         }
     }
@@ -155,17 +136,36 @@ fn dns(ground: &Ground<'_>) -> Vec<Finding> {
     by_policy.into_iter().map(finding).collect()
 }
 
-/// Whether a policy set lets port 53 of anybody through.
-fn reaches_dns(ground: &Ground<'_>, set: u32) -> bool {
-    ground.image.identities.keys().any(|peer| {
-        [Protocol::UDP, Protocol::TCP].into_iter().any(|protocol| {
-            let judge = Judge {
-                set,
-                peer: *peer,
-                protocol,
-                port: DNS,
-            };
-            judge.decide(&ground.image).action() != Action::Deny
+/// The isolation by which a policy set keeps its workloads from everybody's port 53, if they may
+/// open other flows. What may open no flow at all, or only ping, needs no names.
+fn cut_off_by<'g>(ground: &'g Ground<'_>, set: u32) -> Option<&'g RuleInfo> {
+    // A set says something of these, and the same of all others.
+    let entries = ground.image.policies.part(set)?;
+    let decision = |peer: u32, protocol: u8| {
+        let judge = Judge {
+            set,
+            peer,
+            protocol,
+            port: DNS,
+        };
+        judge.decide(&ground.image)
+    };
+    let reaches = |peer: u32| {
+        let mut both = [Protocol::UDP, Protocol::TCP].into_iter();
+        both.any(|protocol| decision(peer, protocol).action() != Action::Deny)
+    };
+    if entries.iter().any(|(peer, _)| reaches(*peer)) {
+        return None;
+    }
+    let talks = entries.iter().any(|(_, entry)| {
+        let table = (entry.lengths != 0).then(|| ground.image.ports.part(entry.table));
+        let mut ports = table.flatten().into_iter().flat_map(|ports| ports.iter());
+        ports.any(|(key, decision)| {
+            let is_icmp = matches!(key.protocol, Protocol::ICMP | Protocol::ICMPV6);
+            !is_icmp && decision.action() == Action::Allow
         })
-    })
+    });
+    let decides = decision(identity::WORLD, Protocol::UDP).rule;
+    let rule = ground.image.rules.get(&decides).filter(|_| talks)?;
+    (rule.rule == "isolation").then_some(&**rule)
 }

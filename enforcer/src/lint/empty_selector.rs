@@ -14,21 +14,11 @@ pub(super) fn find(ground: &Ground<'_>) -> Vec<Finding> {
         return Vec::new();
     }
     let mut findings = Vec::new();
-    let explainer = ground.explainer();
     for policy in &ground.policy.policies {
-        // The host is there always; and a policy of which a rule decides is about somebody.
+        // The host is there always.
         let is_of_workloads = matches!(policy.subject, Subject::Workloads(_));
-        let name = |rule: &crate::compile::image::RuleInfo| {
-            rule.policy == policy.name && rule.namespace == policy.namespace
-        };
-        if !is_of_workloads
-            || !policy.validity.holds(ground.now)
-            || ground.image.rules.iter().any(|(_, rule)| name(rule))
+        if is_of_workloads && policy.validity.holds(ground.now) && !ground.is_about_somebody(policy)
         {
-            continue;
-        }
-        let mut workloads = ground.policy.workloads.iter();
-        if !workloads.any(|workload| explainer.is_about(policy, Some(workload))) {
             let name = crate::policy_test::full_name(policy.namespace.as_deref(), &policy.name);
             findings.push(Finding::new(
                 Lint::EmptySelector,

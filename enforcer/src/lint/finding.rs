@@ -1,10 +1,10 @@
 //! What a lint has found, and the list of lints.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use serde::{Serialize, Serializer};
 
-use crate::policy::{Frame, Position, Study, model::Origin};
+use crate::policy::{Frame, Position, SourceFile, model::Origin};
 
 /// How bad it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
@@ -179,8 +179,9 @@ impl Finding {
     }
 
     /// Fills in the line of the file.
-    pub(super) fn quote(&mut self, study: &Study) {
-        let line = study.line(&self.file, self.line);
+    pub(super) fn quote(&mut self, files: &HashMap<&str, &SourceFile>) {
+        let file = files.get(&*self.file);
+        let line = file.map_or("", |file| file.line(self.line));
         let at = Position {
             line: self.line,
             column: self.column,

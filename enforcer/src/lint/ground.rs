@@ -2,12 +2,13 @@
 //! whom its policies can tell apart.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::Arc,
 };
 
-use enforcer_common::{Direction, Protocol};
+use enforcer_common::Direction;
 
+use super::index::Index;
 use crate::{
     compile::{
         CompileError, Image, Inputs, Limits, Numbers, Subjects, compile,
@@ -17,8 +18,8 @@ use crate::{
     policy::{
         Study,
         model::{
-            Mode, Moment, NamedPort, Origin, Peer, Policy, PortMatch, ResolvedPolicy, Rule,
-            RuleAction, Tier,
+            Mode, Moment, NamedPort, Origin, Peer, Policy, PolicyKind, PortMatch, ResolvedPolicy,
+            Rule, RuleAction, Tier, Workload,
         },
     },
 };
@@ -44,10 +45,21 @@ pub(super) struct Ground<'a> {
     pub image: Image,
     /// Everybody whom policy can tell apart, as a peer.
     parties: Vec<(Party, Identity)>,
+    parties_index: Index,
+    /// Everybody who has a number.
+    identities: Vec<Arc<Identity>>,
+    identities_index: Index,
+    workloads_index: Index,
+    /// Every port that some workload calls so.
+    named: HashMap<String, BTreeSet<NamedPort>>,
+    /// By direction: tiers in which rules deny.
+    denying: [BTreeSet<Tier>; 2],
+    /// Policies of which something decides: kind, namespace, name.
+    about_somebody: HashSet<(PolicyKind, Option<String>, String)>,
     /// By direction and protocol: where the ranges of rules begin, and behind their ends.
     edges: [BTreeMap<u8, BTreeSet<u16>>; 2],
     /// Rules that decide about something.
-    deciding: HashSet<(RuleDirection, Option<String>, String, String)>,
+    deciding: HashSet<(RuleDirection, PolicyKind, Option<String>, String, String)>,
 }
 
 /// A rule and where it stands.
@@ -87,6 +99,7 @@ impl<'a> Ground<'a> {
             let direction = rule.direction?;
             Some((
                 direction,
+                rule.kind,
                 rule.namespace.clone(),
                 rule.policy.clone(),
                 rule.rule.clone(),
@@ -97,18 +110,54 @@ impl<'a> Ground<'a> {
             .iter()
             .filter_map(|(_, rule)| key(rule))
             .collect();
-        let edges =
-            [Direction::Egress, Direction::Ingress].map(|direction| edges(&policy, direction));
+        let about_somebody = image
+            .rules
+            .iter()
+            .map(|(_, rule)| (rule.kind, rule.namespace.clone(), rule.policy.clone()))
+            .collect();
+        let mut named: HashMap<String, BTreeSet<NamedPort>> = HashMap::new();
+        for port in policy.workloads.iter().flat_map(|workload| &workload.ports) {
+            let ports = named.entry(port.name.clone()).or_default();
+            ports.insert(port.clone());
+        }
+        let directions = [Direction::Egress, Direction::Ingress];
+        let edges = directions.map(|direction| edges(&policy, &named, direction));
+        let denying = directions.map(|direction| {
+            let denies = |policy: &&Arc<Policy>| {
+                let mut rules = policy.rules[direction as usize].iter().flatten();
+                rules.any(|rule| rule.action == RuleAction::Deny)
+            };
+            let denying = policy.policies.iter().filter(denies);
+            denying.map(|policy| policy.tier).collect()
+        });
+        let identities = image
+            .identities
+            .iter()
+            .map(|(_, identity)| identity.clone());
+        let identities: Vec<_> = identities.collect();
+        let identities_index = Index::of_identities(identities.iter().map(|i| &**i));
+        let workloads = policy.workloads.iter();
+        let workloads_index =
+            Index::of_workloads(workloads.map(|w| (w.namespace.as_str(), &w.labels)));
         let mut ground = Self {
             study,
             now,
             policy,
             image,
             parties: Vec::new(),
+            parties_index: Index::default(),
+            identities,
+            identities_index,
+            workloads_index,
+            named,
+            denying,
+            about_somebody,
             edges,
             deciding,
         };
         ground.parties = ground.everybody();
+        let known = ground.parties.iter().map(|(_, identity)| identity);
+        ground.parties_index = Index::of_identities(known);
         Ok(ground)
     }
 
@@ -186,10 +235,35 @@ impl<'a> Ground<'a> {
     pub fn decides(&self, place: &Place<'_>) -> bool {
         self.deciding.contains(&(
             place.direction.into(),
+            place.policy.kind,
             place.policy.namespace.clone(),
             place.policy.name.clone(),
             place.rule.name.clone(),
         ))
+    }
+
+    /// Whether a higher tier has rules that deny.
+    pub fn is_below_denials(&self, place: &Place<'_>) -> bool {
+        let mut denying = self.denying[place.direction as usize].iter();
+        denying.any(|tier| *tier < place.policy.tier)
+    }
+
+    /// Whether a policy is about some workload.
+    pub fn is_about_somebody(&self, policy: &Policy) -> bool {
+        let key = (policy.kind, policy.namespace.clone(), policy.name.clone());
+        // A policy of which a rule decides is about somebody.
+        self.about_somebody.contains(&key) || self.workloads_of(policy).next().is_some()
+    }
+
+    /// Workloads that a policy is about.
+    fn workloads_of(&self, policy: &Policy) -> impl Iterator<Item = &Arc<Workload>> {
+        let explainer = self.explainer();
+        let could_be = self
+            .workloads_index
+            .could_be_about(&policy.subject)
+            .into_iter();
+        let workloads = could_be.map(|place| &self.policy.workloads[place]);
+        workloads.filter(move |workload| explainer.is_about(policy, Some(workload)))
     }
 
     /// Endpoints that a policy is about: one for each policy set, because those that share one
@@ -201,7 +275,7 @@ impl<'a> Ground<'a> {
         }
         let mut seen = HashSet::new();
         let mut endpoints = Vec::new();
-        for workload in &self.policy.workloads {
+        for workload in self.workloads_of(policy) {
             let name = name_of(workload);
             let Some(sets) = self
                 .image
@@ -212,33 +286,25 @@ impl<'a> Ground<'a> {
                 continue;
             };
             let set = sets.numbers[direction as usize];
-            if !seen.contains(&set) && explainer.is_about(policy, Some(workload)) {
-                seen.insert(set);
+            if seen.insert(set) {
                 endpoints.push(Party::Workload(name));
             }
         }
         endpoints
     }
 
-    /// Whether a rule is about more than ICMP.
-    pub fn is_more_than_icmp(&self, rule: &Rule) -> bool {
-        let ports = rule.ports.iter();
-        let mut ranges = ports.flat_map(|ports| ranges(&self.policy, ports));
-        let icmp = [Some(Protocol::ICMP), Some(Protocol::ICMPV6)];
-        ranges.any(|(protocol, ..)| !icmp.contains(&protocol))
-    }
-
     /// Whether a peer means anybody, known in whatever way.
     pub fn is_anybody(&self, peer: &Peer) -> bool {
         let explainer = self.explainer();
-        let mut identities = self.image.identities.iter();
-        identities.any(|(_, identity)| explainer.means(peer, identity))
+        let mut could_be = self.identities_index.could_be(peer).into_iter();
+        could_be.any(|place| explainer.means(peer, &self.identities[place]))
     }
 
     /// Everybody whom a peer means.
     pub fn meant(&self, peer: &Peer) -> Vec<&Party> {
         let explainer = self.explainer();
-        let parties = self.parties.iter();
+        let could_be = self.parties_index.could_be(peer).into_iter();
+        let parties = could_be.map(|place| &self.parties[place]);
         let meant = parties.filter(|(_, identity)| explainer.means(peer, identity));
         meant.map(|(party, _)| party).collect()
     }
@@ -256,7 +322,7 @@ impl<'a> Ground<'a> {
         };
         let mut services = Vec::new();
         let mut complete = true;
-        for (protocol, first, last) in ranges(&self.policy, ports) {
+        for (protocol, first, last) in ranges(&self.named, ports) {
             let protocols = match protocol {
                 Some(protocol) => vec![protocol],
                 None => edges.keys().copied().chain([OTHER_PROTOCOL]).collect(),
@@ -344,24 +410,31 @@ pub(super) fn name_of(workload: &crate::policy::model::Workload) -> WorkloadName
 
 /// The ranges of protocol (`None`: all) and port that an entry means. A name means every port
 /// that some workload calls so.
-fn ranges(policy: &ResolvedPolicy, ports: &PortMatch) -> Vec<(Option<u8>, u16, u16)> {
+fn ranges(
+    named: &HashMap<String, BTreeSet<NamedPort>>,
+    ports: &PortMatch,
+) -> Vec<(Option<u8>, u16, u16)> {
     match ports {
         PortMatch::Range(range) => vec![(range.protocol, range.first, range.last)],
         PortMatch::Named(wanted) => {
-            let ports = policy.workloads.iter().flat_map(|workload| &workload.ports);
-            let ports: BTreeSet<_> = ports.filter(|port| wanted.matches(port)).collect();
+            let ports = named.get(&wanted.name).into_iter().flatten();
+            let ports = ports.filter(|port| wanted.matches(port));
             let range = |port: &NamedPort| (Some(port.protocol), port.port, port.port);
-            ports.into_iter().map(range).collect()
+            ports.map(range).collect()
         }
     }
 }
 
-fn edges(policy: &ResolvedPolicy, direction: Direction) -> BTreeMap<u8, BTreeSet<u16>> {
+fn edges(
+    policy: &ResolvedPolicy,
+    named: &HashMap<String, BTreeSet<NamedPort>>,
+    direction: Direction,
+) -> BTreeMap<u8, BTreeSet<u16>> {
     let mut edges: BTreeMap<u8, BTreeSet<u16>> = BTreeMap::new();
     for one in &policy.policies {
         let rules = one.rules[direction as usize].iter().flatten();
         let ports = rules.flat_map(|rule| &rule.ports);
-        for (protocol, first, last) in ports.flat_map(|ports| ranges(policy, ports)) {
+        for (protocol, first, last) in ports.flat_map(|ports| ranges(named, ports)) {
             let Some(protocol) = protocol else { continue };
             let of_protocol = edges.entry(protocol).or_default();
             of_protocol.insert(first);

@@ -8,6 +8,7 @@ mod empty_selector;
 mod ended_rule;
 mod finding;
 mod ground;
+mod index;
 mod overruled_allow;
 mod same_policy;
 pub mod sarif;
@@ -16,11 +17,13 @@ mod unreachable_rule;
 mod wide_peer;
 
 pub use self::finding::{Finding, Lint, Related, Severity, render};
+use std::collections::HashMap;
+
 use self::ground::Ground;
 use crate::{
     compile::CompileError,
     observe::record::FlowRecord,
-    policy::{Study, model::Moment},
+    policy::{SourceFile, Study, model::Moment},
 };
 
 /// Everything that the lints find, in the order of file and line, without what annotations of
@@ -46,8 +49,13 @@ pub fn run(
     let mut findings = silence::apply(study, findings);
     findings.sort_by(|a, b| a.place().cmp(&b.place()));
     findings.dedup();
+    let files: HashMap<&str, &SourceFile> = study
+        .files
+        .iter()
+        .map(|file| (&*file.name, &**file))
+        .collect();
     for finding in &mut findings {
-        finding.quote(study);
+        finding.quote(&files);
     }
     Ok(findings)
 }

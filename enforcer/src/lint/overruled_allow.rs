@@ -16,7 +16,10 @@ pub(super) fn find(ground: &Ground<'_>) -> Vec<Finding> {
     let mut findings = Vec::new();
     let mut effort = ground.effort();
     for place in ground.rules() {
-        if place.rule.action != RuleAction::Allow || !has_denies_above(ground, &place) {
+        if effort == 0 {
+            break;
+        }
+        if place.rule.action != RuleAction::Allow || !ground.is_below_denials(&place) {
             continue;
         }
         let rule = place.rule;
@@ -64,16 +67,6 @@ fn finding(place: &Place<'_>, what: &str, by: Related) -> Finding {
     )
     .of_rule(&place.rule.name)
     .with(vec![by])
-}
-
-fn has_denies_above(ground: &Ground<'_>, place: &Place<'_>) -> bool {
-    let above = ground.policy.policies.iter();
-    above
-        .filter(|policy| policy.tier < place.policy.tier)
-        .any(|policy| {
-            let mut rules = policy.rules[place.direction as usize].iter().flatten();
-            rules.any(|rule| rule.action == RuleAction::Deny)
-        })
 }
 
 struct Search<'a, 'g> {

@@ -32,10 +32,17 @@ impl<'a> Silence<'a> {
     }
 
     fn covers(&self, finding: &Finding) -> bool {
-        self.lint == finding.code
-            && self
+        // `ingress[0]` cannot stand in a key by the rules of Kubernetes: `ingress-0` means it too.
+        let is_called = |name: &str, rule: &str| {
+            name == rule || name.replace('[', "-").strip_suffix(']') == Some(rule)
+        };
+        let of_rule = |rule: &str| {
+            finding
                 .rule
-                .is_none_or(|rule| finding.rule.as_deref() == Some(rule))
+                .as_deref()
+                .is_some_and(|name| is_called(name, rule))
+        };
+        self.lint == finding.code && self.rule.is_none_or(of_rule)
     }
 }
 

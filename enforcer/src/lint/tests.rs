@@ -373,3 +373,137 @@ fn every_lint_has_a_section() {
     let found = found.join("\n") + "\n";
     assert_eq!(found, format!("## How to silence a finding\n{headings}"));
 }
+
+/// The shop again, as objects of Kubernetes.
+fn pods() -> String {
+    let pod = |(number, name): (usize, &str)| {
+        format!(
+            "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: shop, labels: {{app: {name}}}}}\n\
+             spec: {{containers: [{{name: c}}]}}\nstatus: {{podIP: 10.0.0.{}}}\n",
+            number + 1
+        )
+    };
+    ["web", "api", "db"]
+        .into_iter()
+        .enumerate()
+        .map(pod)
+        .collect()
+}
+
+fn found_among_pods(text: &str) -> Vec<(&'static str, String)> {
+    let findings = run(&study(&(pods() + text)), None, NOW).expect("compiles");
+    let short = |finding: Finding| (finding.code.as_str(), finding.message);
+    findings.into_iter().map(short).collect()
+}
+
+fn network_policy(annotations: &str, spec: &str) -> String {
+    format!(
+        "---\napiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\n\
+         metadata:\n  name: api\n  namespace: shop\n  annotations: {{{annotations}}}\nspec: {spec}\n"
+    )
+}
+
+#[test]
+fn policies_of_kubernetes_are_looked_at_too_and_silenced_by_their_annotations() {
+    let unreachable = "{podSelector: {matchLabels: {app: api}}, ingress: [\
+        {from: [{podSelector: {matchLabels: {app: web}}}]}, \
+        {from: [{podSelector: {matchLabels: {app: web}}}], ports: [{port: 80}]}]}";
+    let nobody = "{podSelector: {matchLabels: {app: apu}}, ingress: []}";
+    let no_peer =
+        "{podSelector: {}, ingress: [{from: [{podSelector: {matchLabels: {app: wep}}}]}]}";
+    let no_dns = "{podSelector: {}, egress: [{to: [{podSelector: {}}], ports: [{port: 80}]}]}";
+    for (code, spec, message) in [
+        (
+            "unreachable-rule",
+            unreachable,
+            "ingress rule ingress[1] decides about no flow: what it matches is decided by rule \
+             ingress[0] of policy shop/api",
+        ),
+        (
+            "empty-selector",
+            nobody,
+            "policy shop/api selects no workload of this tree",
+        ),
+        (
+            "empty-selector",
+            no_peer,
+            "a peer of rule ingress[0] is nobody in this tree: workloads of namespace shop with \
+             app=wep",
+        ),
+        (
+            "cut-off",
+            no_dns,
+            "policy shop/api isolates workloads that cannot ask DNS: shop/api, shop/db, shop/web",
+        ),
+    ] {
+        let found = found_among_pods(&network_policy("", spec));
+        assert_eq!(found.len(), 1, "{code}: {found:?}");
+        assert_eq!(found[0].0, code);
+        assert!(
+            found[0].1.starts_with(message) || code == "empty-selector",
+            "{found:?}"
+        );
+        let silence = format!("lint.enforcer.dev/{code}: known, T-1");
+        assert_eq!(found_among_pods(&network_policy(&silence, spec)), []);
+    }
+    // One rule that has no name of its own.
+    for rule in ["ingress-1", "ingress[1]"] {
+        let silence = format!("\"lint.enforcer.dev/unreachable-rule.{rule}\": known, T-1");
+        assert_eq!(found_among_pods(&network_policy(&silence, unreachable)), []);
+    }
+    let silence = "lint.enforcer.dev/unreachable-rule.ingress-0: known, T-1";
+    assert_eq!(
+        found_among_pods(&network_policy(silence, unreachable)).len(),
+        1
+    );
+}
+
+#[test]
+fn a_cluster_policy_overrules_and_a_list_keeps_its_annotations() {
+    let list = |annotations: &str| {
+        format!(
+            "---\napiVersion: v1\nkind: List\nitems:\n  \
+             - apiVersion: policy.networking.k8s.io/v1alpha2\n    kind: ClusterNetworkPolicy\n    \
+             metadata: {{name: no-telnet}}\n    \
+             spec: {{tier: Admin, priority: 1, subject: {{namespaces: {{}}}}, ingress: \
+             [{{name: telnet, action: Deny, from: [{{namespaces: {{}}}}], protocols: [{{tcp: {{destinationPort: {{number: 23}}}}}}]}}]}}\n  \
+             - apiVersion: networking.k8s.io/v1\n    kind: NetworkPolicy\n    \
+             metadata:\n      name: api\n      namespace: shop\n      annotations: {{{annotations}}}\n    \
+             spec: {{podSelector: {{}}, ingress: [{{from: [{{podSelector: {{}}}}], ports: [{{port: 23}}]}}]}}\n"
+        )
+    };
+    let found = found_among_pods(&list(""));
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert_eq!(found[0].0, "overruled-allow");
+    assert!(
+        found[0].1.contains("rule telnet of policy no-telnet"),
+        "{found:?}"
+    );
+    let silence = "lint.enforcer.dev/overruled-allow: until the move";
+    assert_eq!(found_among_pods(&list(silence)), []);
+    let bad = found_among_pods(&list("lint.enforcer.dev/overruled-allow: \"\""));
+    assert_eq!(
+        bad.iter()
+            .filter(|(code, _)| *code == "bad-silence")
+            .count(),
+        1,
+        "{bad:?}"
+    );
+}
+
+#[test]
+fn a_policy_of_the_same_name_and_another_kind_hides_nothing() {
+    let ours = policy(
+        "api",
+        "{selector: {matchLabels: {app: api}}, ingress: [{from: [{labels: {app: web}}]}]}",
+    );
+    // Its rule has the name of the other one's, and decides about nothing.
+    let theirs = network_policy(
+        "",
+        "{podSelector: {matchLabels: {app: api}}, ingress: [{from: [{podSelector: {matchLabels: \
+         {app: web}}}], ports: [{port: 80}]}]}",
+    );
+    let found = found_among_pods(&(ours + &theirs));
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert_eq!(found[0].0, "unreachable-rule");
+}

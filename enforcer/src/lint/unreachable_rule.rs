@@ -17,6 +17,9 @@ pub(super) fn find(ground: &Ground<'_>) -> Vec<Finding> {
     let mut findings = Vec::new();
     let mut effort = ground.effort();
     for place in ground.rules().filter(|place| is_candidate(ground, place)) {
+        if effort == 0 {
+            break;
+        }
         let shadow = shadow(ground, &place, &mut effort);
         // A rule that matches nothing is one of `empty-selector`.
         let Some(shadow) = shadow else { continue };
