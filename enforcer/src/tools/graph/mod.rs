@@ -16,7 +16,7 @@ use super::{
     flows::{Flows, Tally, place::place},
     parties::{self, GroupKind},
     reach::{BothRulings, Reach},
-    services::{Service, in_words},
+    services::{Service, Services, in_words},
     simulate::{Names, by_hosts, has_service},
     tree::Tree,
 };
@@ -56,6 +56,9 @@ pub struct Node {
     pub open_egress: bool,
     /// What rules allow everybody to use at it. There are no edges for that.
     pub from_everybody: Vec<String>,
+    /// The same, of every protocol and port.
+    #[serde(skip)]
+    pub everybody_may: Services<bool>,
 }
 
 /// What is between two groups.
@@ -118,6 +121,12 @@ pub struct Edge {
     pub state: EdgeState,
     /// Services.
     pub services: Vec<String>,
+    /// The same as values.
+    #[serde(skip)]
+    pub stretches: Vec<Service>,
+    /// Protocols that a stretch of every other protocol does not mean.
+    #[serde(skip)]
+    pub besides: Vec<u8>,
     /// How often it was seen.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub seen: Option<Tally>,
@@ -131,6 +140,9 @@ pub struct Wanted {
     /// What flows were.
     pub flows: bool,
 }
+
+/// What rules let pass between two nodes.
+type AllowedServices = BTreeMap<(usize, usize), Services<bool>>;
 
 /// Services that were seen between two nodes, and what the policy says of them.
 type SeenServices = BTreeMap<(usize, usize), BTreeMap<Service, (Answer, bool, Tally)>>;
@@ -160,12 +172,13 @@ pub fn graph(
                     open_egress: group.has_endpoint() && !group.is_restricted(0, 0),
                     open_ingress: group.has_endpoint() && !group.is_restricted(0, 1),
                     from_everybody: Vec::new(),
+                    everybody_may: Services::all(false),
                 });
                 nodes.len() - 1
             })
         })
         .collect();
-    let mut allowed: BTreeMap<(usize, usize), BTreeSet<Service>> = BTreeMap::new();
+    let mut allowed = AllowedServices::new();
     if wanted.policy {
         let mut reach = Reach::new(&trees);
         for (from, source) in groups.iter().enumerate() {
@@ -176,15 +189,12 @@ pub fn graph(
                 let pair = reach.pair(0, source, target);
                 let services = reach.rulings(pair);
                 let by_rule = services.map(is_by_rule);
-                let by_rule = by_rule
-                    .iter()
-                    .filter(|(_, is)| **is)
-                    .map(|(service, _)| service);
-                let between = allowed.entry((node_of[from], node_of[to])).or_default();
-                between.extend(by_rule);
+                let pair = (node_of[from], node_of[to]);
+                let between = allowed.entry(pair).or_insert_with(|| Services::all(false));
+                *between = between.join(&by_rule, |one, other| *one || *other);
             }
         }
-        allowed.retain(|_, services| !services.is_empty());
+        allowed.retain(|_, services| is_something(services));
         take_out_everybody(&mut nodes, &mut allowed);
     }
     let mut seen = SeenServices::new();
@@ -239,41 +249,50 @@ fn is_by_rule(both: &BothRulings) -> bool {
 
 /// Services that everybody may use at a node are told at the node: arrows from everywhere say
 /// no more, and hide the others.
-fn take_out_everybody(
-    nodes: &mut [Node],
-    allowed: &mut BTreeMap<(usize, usize), BTreeSet<Service>>,
-) {
+fn take_out_everybody(nodes: &mut [Node], allowed: &mut AllowedServices) {
     /// With fewer others, arrows are as clear.
     const FEWEST: usize = 4;
     for to in 0..nodes.len() {
         let others: Vec<usize> = (0..nodes.len()).filter(|from| *from != to).collect();
-        let mut common: Option<BTreeSet<Service>> = None;
-        for from in &others {
-            let services = allowed.get(&(*from, to)).cloned().unwrap_or_default();
-            common = Some(match common {
-                None => services,
-                Some(common) => common.intersection(&services).copied().collect(),
-            });
-        }
-        let common = common.unwrap_or_default();
-        if common.is_empty() || others.len() < FEWEST {
+        if others.len() < FEWEST {
             continue;
         }
-        nodes[to].from_everybody = words(common.iter().copied());
+        let mut common = Services::all(true);
+        for from in &others {
+            common = match allowed.get(&(*from, to)) {
+                Some(services) => common.join(services, |one, other| *one && *other),
+                None => Services::all(false),
+            };
+        }
+        if !is_something(&common) {
+            continue;
+        }
+        nodes[to].from_everybody = words(&stretches(&common), &besides(&common));
         for from in others {
             if let Some(services) = allowed.get_mut(&(from, to)) {
-                services.retain(|service| !common.contains(service));
+                *services = services.join(&common, |one, common| *one && !*common);
             }
         }
+        nodes[to].everybody_may = common;
     }
-    allowed.retain(|_, services| !services.is_empty());
+    allowed.retain(|_, services| is_something(services));
 }
 
-fn edges(
-    allowed: &BTreeMap<(usize, usize), BTreeSet<Service>>,
-    seen: &SeenServices,
-    has_flows: bool,
-) -> Vec<Edge> {
+fn is_something(services: &Services<bool>) -> bool {
+    services.iter().any(|(_, is)| *is)
+}
+
+fn stretches(services: &Services<bool>) -> Vec<Service> {
+    let meant = services.iter().filter(|(_, is)| **is);
+    meant.map(|(service, _)| service).collect()
+}
+
+/// Protocols that are not meant by "every other protocol".
+fn besides(services: &Services<bool>) -> Vec<u8> {
+    services.named().collect()
+}
+
+fn edges(allowed: &AllowedServices, seen: &SeenServices, has_flows: bool) -> Vec<Edge> {
     let pairs: BTreeSet<(usize, usize)> = allowed.keys().chain(seen.keys()).copied().collect();
     let mut edges = Vec::new();
     for (from, to) in pairs {
@@ -289,21 +308,27 @@ fn edges(
             of_state.0.insert(*service);
             of_state.1.add(tally);
         }
-        for service in allowed.get(&(from, to)).into_iter().flatten() {
-            let is_used = observed.is_some_and(|o| o.keys().any(|seen| overlaps(*service, *seen)));
+        let between = allowed.get(&(from, to));
+        let besides = between.map(besides).unwrap_or_default();
+        for service in between.map(stretches).unwrap_or_default() {
+            let mut observed = observed.into_iter().flat_map(BTreeMap::keys);
+            let is_used = observed.any(|seen| overlaps(service, &besides, *seen));
             let state = match (has_flows, is_used) {
                 (false, _) => EdgeState::Allowed,
                 (true, false) => EdgeState::Unused,
                 (true, true) => continue,
             };
-            by_state.entry(state).or_default().0.insert(*service);
+            by_state.entry(state).or_default().0.insert(service);
         }
         for (state, (services, tally)) in by_state {
+            let stretches: Vec<_> = services.into_iter().collect();
             edges.push(Edge {
                 from,
                 to,
                 state,
-                services: words(services.into_iter()),
+                services: words(&stretches, &besides),
+                stretches,
+                besides: besides.clone(),
                 seen: (tally.records > 0).then_some(tally),
             });
         }
@@ -311,17 +336,20 @@ fn edges(
     edges
 }
 
-fn overlaps(allowed: Service, seen: Service) -> bool {
+fn overlaps(allowed: Service, besides: &[u8], seen: Service) -> bool {
     match allowed.protocol {
-        None => true,
+        None => seen.protocol.is_none_or(|seen| !besides.contains(&seen)),
         protocol => {
             protocol == seen.protocol && allowed.first <= seen.last && seen.first <= allowed.last
         }
     }
 }
 
-fn words(services: impl Iterator<Item = Service>) -> Vec<String> {
-    services.map(|service| in_words(&[service], &[])).collect()
+fn words(services: &[Service], besides: &[u8]) -> Vec<String> {
+    services
+        .iter()
+        .map(|service| in_words(&[*service], besides))
+        .collect()
 }
 
 /// Calls `tell` with both sides of every flow that can be placed.
