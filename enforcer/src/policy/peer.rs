@@ -8,7 +8,7 @@ use super::{
     diagnostic::{Code, listed},
     document::{Node, Value},
     model::{Assurance, Group, Peer, WorkloadSelector},
-    reader::{Fields, Reader, quoted},
+    reader::{Fields, NO_NAMES, Reader, quoted},
     selector::FACTS,
 };
 
@@ -225,6 +225,12 @@ impl Reader<'_> {
             return self.unmapped(node, IpNet::from(address));
         }
         let Ok(network) = text.parse::<IpNet>() else {
+            let is_name = text.contains('.') && text.contains(|c: char| c.is_ascii_alphabetic());
+            if is_name && !text.contains(['/', ':']) {
+                let message = format!("{} is a name, and not an address", quoted(text));
+                self.error(Code::NotYet, node.at, message, NO_NAMES);
+                return None;
+            }
             let address = text.split('/').next().unwrap_or_default();
             let help = match address.parse::<IpAddr>() {
                 Ok(IpAddr::V4(address)) => format!("write `{address}/24`, with a length up to 32"),

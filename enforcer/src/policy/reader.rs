@@ -15,16 +15,21 @@ use super::{
 /// Longest piece of a document that a message repeats, in characters.
 const QUOTED_CHARS: usize = 60;
 
+/// Why a name of the network is refused, and what to write.
+pub(super) const NO_NAMES: &str =
+    "names are not looked up in this version: write the addresses as `cidr`";
+
 /// Words of the language that this version does not have, and what to write meanwhile.
 const LATER: &[(&str, &str)] = &[
-    (
-        "fqdn",
-        "names are not looked up in this version: write the addresses as `cidr`",
-    ),
-    (
-        "fqdns",
-        "names are not looked up in this version: write the addresses as `cidr`",
-    ),
+    ("fqdn", NO_NAMES),
+    ("fqdns", NO_NAMES),
+    ("toFQDNs", NO_NAMES),
+    ("dns", NO_NAMES),
+    ("domain", NO_NAMES),
+    ("domains", NO_NAMES),
+    ("domainName", NO_NAMES),
+    ("domainNames", NO_NAMES),
+    ("hostname", NO_NAMES),
     (
         "priority",
         "leave it out; `tier` is the only order between policies",

@@ -139,6 +139,12 @@ fn version(reader: &mut Reader<'_>, document: &Fields<'_>) -> Option<()> {
         return Some(());
     }
     let message = format!("{} is not known here", quoted(text));
+    let group = text.split_once('/').map_or(text, |(group, _)| group);
+    let help = if group.ends_with("cilium.io") || group.ends_with("projectcalico.org") {
+        "`enforcer import` writes policies of Cilium and Calico as ours".to_owned()
+    } else {
+        help
+    };
     reader.error(Code::UnknownApiVersion, node.at, message, help);
     None
 }
@@ -151,8 +157,8 @@ fn kind(reader: &mut Reader<'_>, document: &Fields<'_>) -> Option<&'static str> 
         return Some(kind);
     }
     let help = match text {
-        "NetworkPolicy" | "ClusterNetworkPolicy" | "CiliumNetworkPolicy" => {
-            "Kubernetes policies are not in this version; write a `SegmentPolicy`".to_owned()
+        _ if let Some(version) = kubernetes::version_of(text) => {
+            format!("write `apiVersion: {version}` for this kind, or `kind: SegmentPolicy`")
         }
         _ => match closest(text, KINDS) {
             Some(meant) => format!("write `{meant}`"),

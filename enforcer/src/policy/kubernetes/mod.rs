@@ -77,6 +77,12 @@ pub fn api_versions() -> impl Iterator<Item = &'static str> {
     KINDS.into_iter().map(|(version, _)| version)
 }
 
+/// The API version of a kind that is known.
+pub(super) fn version_of(kind: &str) -> Option<&'static str> {
+    let known = KINDS.into_iter().find(|(_, known)| *known == kind);
+    known.map(|(version, _)| version)
+}
+
 /// An object of any kind, for example as the Kubernetes API gives it.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(tag = "kind")]
