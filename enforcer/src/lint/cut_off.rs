@@ -12,7 +12,7 @@ use super::{
 use crate::{
     api::question::{Service, parse_party},
     compile::{explain::Party, image::RuleInfo},
-    policy::model::{Origin, Workload},
+    policy::model::{LOCAL_NODE, Origin, PolicyKind, Workload},
     policy_test::full_name,
 };
 
@@ -150,9 +150,15 @@ fn cut_off_by<'g>(ground: &'g Ground<'_>, set: u32) -> Option<&'g RuleInfo> {
         };
         judge.decide(&ground.image)
     };
+    // That a pod may always talk to its own node gives it no names.
+    let is_added = |rule: u32| {
+        let rule = ground.image.rules.get(&rule);
+        rule.is_some_and(|r| r.kind == PolicyKind::NetworkPolicy && r.rule == LOCAL_NODE)
+    };
     let reaches = |peer: u32| {
-        let mut both = [Protocol::UDP, Protocol::TCP].into_iter();
-        both.any(|protocol| decision(peer, protocol).action() != Action::Deny)
+        let both = [Protocol::UDP, Protocol::TCP].into_iter();
+        let mut both = both.map(|protocol| decision(peer, protocol));
+        both.any(|said| said.action() != Action::Deny && !is_added(said.rule))
     };
     if entries.iter().any(|(peer, _)| reaches(*peer)) {
         return None;

@@ -484,7 +484,7 @@ pub(super) fn closest<'c>(
 }
 
 /// Text from outside, so that it cannot drive a terminal: control characters become escapes.
-pub(super) fn printable(text: &str) -> String {
+pub(crate) fn printable(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for c in text.chars() {
         if c.is_control() {

@@ -37,7 +37,7 @@ use std::{
 };
 
 pub use diagnostic::{Code, PolicyDiagnostic, PolicyErrors, Position};
-pub(crate) use diagnostic::{Frame, cut, listed};
+pub(crate) use diagnostic::{Frame, cut, listed, printable};
 pub(crate) use document::{Node as DocumentNode, Value as DocumentValue};
 use kept::Kept;
 pub use loader::Loader;

@@ -8,6 +8,7 @@
 
 mod api;
 mod flows;
+mod import;
 mod kernel;
 mod policy;
 mod scene;
@@ -50,6 +51,11 @@ pub const TARGETS: &[Target] = &[
         seeds: POLICIES,
         ..target("fmt", 4096, policy::canonical_form)
     },
+    Target {
+        seeds: &["enforcer/src/tools/import/examples"],
+        ..target("import", 4096, import::objects)
+    },
+    target("selectors", 256, import::selector),
     target("scalars", 1024, policy::scalars),
     target("flow_records", 4096, flows::records),
     target("captures", 4096, flows::capture),

@@ -27,7 +27,8 @@ const MOST_LABELS: usize = 24;
 const LAYER_GAPS: [f64; 2] = [110.0, 210.0];
 
 /// Colours as text on the picture's own ground: contrast of 4.5 and more, in light and dark, and
-/// apart by dashes too.
+/// apart by dashes too. Programs that know no custom properties take the light ones, which are
+/// written first.
 pub(super) const STYLE: &str = "
 .enforcer-graph{--ground:#ffffff;--ink:#1b1f24;--soft:#57606a;--box:#f6f8fa;--line:#8c959f;\
 --allowed:#0550ae;--used:#116329;--unused:#8a5a00;--open:#6639ba;--denied:#b3151f;\
@@ -35,16 +36,21 @@ font:13px ui-monospace,'DejaVu Sans Mono',Menlo,Consolas,monospace}
 @media (prefers-color-scheme:dark){.enforcer-graph{--ground:#0d1117;--ink:#e6edf3;--soft:#9da7b1;\
 --box:#161b22;--line:#6e7681;--allowed:#79b8ff;--used:#56d364;--unused:#e3b341;--open:#c4a7ff;\
 --denied:#ff8a80}}
-.enforcer-graph .ground{fill:var(--ground)}
-.enforcer-graph text{fill:var(--ink)}
-.enforcer-graph .soft{fill:var(--soft);font-size:11px}
-.enforcer-graph .box{fill:var(--box);stroke:var(--line);stroke-width:1.2}
-.enforcer-graph .host .box,.enforcer-graph .network .box,.enforcer-graph .world .box{fill:var(--ground)}
+.enforcer-graph .ground{fill:#ffffff;fill:var(--ground)}
+.enforcer-graph text{fill:#1b1f24;fill:var(--ink)}
+.enforcer-graph .soft{fill:#57606a;fill:var(--soft);font-size:11px}
+.enforcer-graph .box{fill:#f6f8fa;fill:var(--box);stroke:#8c959f;stroke:var(--line);stroke-width:1.2}
+.enforcer-graph .host .box,.enforcer-graph .network .box,.enforcer-graph .world .box{fill:#ffffff;fill:var(--ground)}
 .enforcer-graph .isopen .box{stroke-dasharray:5 4}
+.enforcer-graph .allowed path{stroke:#0550ae}.enforcer-graph .allowed .head,.enforcer-graph .allowed text{fill:#0550ae}
+.enforcer-graph .used path{stroke:#116329}.enforcer-graph .used .head,.enforcer-graph .used text{fill:#116329}
+.enforcer-graph .unused path{stroke:#8a5a00}.enforcer-graph .unused .head,.enforcer-graph .unused text{fill:#8a5a00}
+.enforcer-graph .open path{stroke:#6639ba}.enforcer-graph .open .head,.enforcer-graph .open text{fill:#6639ba}
+.enforcer-graph .denied path{stroke:#b3151f}.enforcer-graph .denied .head,.enforcer-graph .denied text{fill:#b3151f}
 .enforcer-graph .edge path{fill:none;stroke-width:1.6;stroke:var(--c)}
 .enforcer-graph .edge .head{fill:var(--c);stroke:none}
 .enforcer-graph .edge .wide{stroke:transparent;stroke-width:9}
-.enforcer-graph .edge text{font-size:11px;fill:var(--c);paint-order:stroke;stroke:var(--ground);\
+.enforcer-graph .edge text{font-size:11px;fill:var(--c);paint-order:stroke;stroke:#ffffff;stroke:var(--ground);\
 stroke-width:4px;stroke-linejoin:round}
 .enforcer-graph .allowed{--c:var(--allowed)}.enforcer-graph .used{--c:var(--used)}
 .enforcer-graph .unused{--c:var(--unused)}.enforcer-graph .open{--c:var(--open)}

@@ -5,7 +5,7 @@ use std::{fmt, sync::Arc};
 use serde::Serialize;
 
 use super::field::Field;
-use crate::policy::{Frame, Position, SourceFile, cut, listed};
+use crate::policy::{Frame, Position, SourceFile, cut, listed, printable};
 
 /// What the imported policy does otherwise than the original.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -138,7 +138,7 @@ impl Reporter<'_> {
         self.add(
             field.at,
             &field.path,
-            message.into(),
+            &message.into(),
             help,
             Fate::Omitted,
             effect,
@@ -156,7 +156,7 @@ impl Reporter<'_> {
         self.add(
             field.at,
             &field.path,
-            message.into(),
+            &message.into(),
             help,
             Fate::Differs,
             effect,
@@ -174,7 +174,7 @@ impl Reporter<'_> {
         self.add(
             field.at,
             &field.path,
-            message.into(),
+            &message.into(),
             help,
             Fate::Omitted,
             effect,
@@ -185,7 +185,7 @@ impl Reporter<'_> {
         &mut self,
         at: Position,
         path: &str,
-        message: String,
+        message: &str,
         help: &str,
         fate: Fate,
         effect: Effect,
@@ -195,10 +195,10 @@ impl Reporter<'_> {
             file: self.file.name.clone(),
             line: at.line,
             column: at.column,
-            object: self.object.clone(),
-            path: path.to_owned(),
-            message,
-            help: help.to_owned(),
+            object: printable(&self.object),
+            path: printable(path),
+            message: printable(message),
+            help: printable(help),
             fate,
             effect,
             snippet,
