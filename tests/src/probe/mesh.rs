@@ -27,6 +27,10 @@ const MESSAGE: &[u8] = b"probe";
 /// What should be answered is tried again this often: a busy machine loses and cuts some.
 const AGAIN: Duration = Duration::from_millis(250);
 
+/// A connection that is not open after this long is begun anew: the kernel sends a lost SYN again
+/// too, but waits twice as long each time.
+const ANEW: Duration = Duration::from_secs(2);
+
 /// Longest pause between two looks; an emulated processor has other things to do.
 const LONGEST_PAUSE: Duration = Duration::from_millis(32);
 
@@ -83,7 +87,11 @@ pub fn run() -> Result<()> {
 /// How a flow is going on.
 enum Try {
     /// Nothing came back yet.
-    Tcp { stream: TcpStream, said: bool },
+    Tcp {
+        stream: TcpStream,
+        said: bool,
+        since: Instant,
+    },
     /// Waits for a datagram or packet at one of the sockets of all.
     Datagram,
     /// It is decided.
@@ -181,7 +189,7 @@ fn play(round: &Round) -> io::Result<Vec<FlowOutcome>> {
         }
         let mut waiting = false;
         for (one, flow) in tries.iter_mut().zip(&round.flows) {
-            if let Try::Tcp { stream, said } = one
+            if let Try::Tcp { stream, said, .. } = one
                 && let Some(outcome) = go_on(stream, said)
             {
                 *one = Try::Over(outcome);
@@ -193,8 +201,8 @@ fn play(round: &Round) -> io::Result<Vec<FlowOutcome>> {
             );
             if again && flow.wanted && !is_final {
                 match flow.protocol {
-                    // A SYN is sent again by the kernel.
-                    FlowProtocol::Tcp if matches!(one, Try::Tcp { .. }) => {}
+                    FlowProtocol::Tcp if matches!(one, Try::Tcp { since, .. } if since.elapsed() < ANEW) =>
+                        {}
                     FlowProtocol::Tcp => *one = begin_tcp(flow),
                     _ => *one = begun(of(flow).send(flow).map(|()| Try::Datagram)),
                 }
@@ -250,6 +258,7 @@ fn begin_tcp(flow: &MeshFlow) -> Try {
     begun(begin().map_err(io::Error::from).map(|descriptor| Try::Tcp {
         stream: descriptor.into(),
         said: false,
+        since: Instant::now(),
     }))
 }
 
