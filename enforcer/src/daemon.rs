@@ -14,15 +14,21 @@ use tracing::{error, info, warn};
 
 use crate::{
     api::{
+        git::GitStatus,
         routes::{self, Sources},
         server::ControlSocket,
     },
     cause::chain,
     datapath::{Adopted, Datapath, DatapathError, EventReader},
+    git::{
+        follow::{self, Follower, GitHandle},
+        settings::GitSettings,
+        webhook::Webhook,
+    },
     inventory::{Inventory, InventorySettings},
     kernel_handle::KernelHandle,
     lock_holder,
-    metrics::{MetricSources, Metrics, serve::MetricsServer},
+    metrics::{MetricSources, Metrics, git::GitStats, serve::MetricsServer},
     narrator::Narrator,
     observe::{
         clock,
@@ -86,6 +92,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let events = kernel
         .take_events()
         .context("the event reader was taken already")?;
+    let git_stats = settings.git.as_ref().map(|_| Arc::new(GitStats::default()));
     let sink_stats = sinks.iter().map(|sink| sink.stats().clone()).collect();
     let pipeline = Pipeline::new(names.clone(), history.clone(), sinks);
     let metrics = Arc::new(Metrics::new(MetricSources {
@@ -94,6 +101,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         pipeline: pipeline.stats().clone(),
         history: history.clone(),
         sinks: sink_stats,
+        git: git_stats.clone(),
     }));
 
     // Everything that can be refused is taken before the first change to the kernel.
@@ -108,11 +116,20 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         None => None,
     };
     let control = ControlSocket::bind(&settings.socket)?;
-    let tree_watch = TreeWatch::start(&settings.policies, Patience::default())?;
-
     let tree_changed = Arc::new(Notify::new());
     let (commands, command_receiver) = mpsc::channel(COMMANDS);
     let (published, in_force) = watch::channel(Arc::new(InForce::nothing()));
+    let (mut remote, mut tree_watch) = (None, None);
+    match (&settings.git, git_stats) {
+        (Some(git), Some(counts)) => {
+            remote = Some(
+                Remote::prepare(git, &settings, counts, in_force.clone(), commands.clone()).await?,
+            );
+        }
+        // What is checked out changes with a word to the loop, and needs no watching.
+        _ => tree_watch = Some(TreeWatch::start(&settings.policies, Patience::default())?),
+    }
+    let git_handle = remote.as_ref().map(|remote| remote.handle.clone());
     let (broken, broken_receiver) = mpsc::channel(BROKEN_FLOWS);
     let reconciler = Reconciler::new(
         settings.clone(),
@@ -138,16 +155,26 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let mut tasks = Supervisor::default();
     let stop = tasks.stop_token();
     tasks.spawn("policy loop", reconciler.run(stop.clone()));
-    tasks.spawn("policy watcher", {
+    if let Some(tree_watch) = tree_watch {
         let stop = stop.clone();
-        async move {
+        tasks.spawn("policy watcher", async move {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => Ok(()),
                 error = tree_watch.run(tree_changed) => Err(error.into()),
             }
+        });
+    }
+    if let Some(remote) = remote {
+        tasks.spawn("git source", remote.follower.run(stop.clone()));
+        if let Some(webhook) = remote.webhook {
+            let stop = stop.clone();
+            tasks.spawn("web hook", async move {
+                webhook.run(stop).await;
+                Ok(())
+            });
         }
-    });
+    }
     tasks.spawn("inventory", {
         let stop = stop.clone();
         async move {
@@ -188,6 +215,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         in_force,
         commands: commands.clone(),
         kernel: Arc::new(kernel),
+        git: git_handle,
         history,
         stop: stop.clone(),
     });
@@ -195,6 +223,48 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         async move { Ok(control.serve(router, stop).await?) }
     });
     supervise(tasks, &commands, &manager).await
+}
+
+/// A git source before its tasks run.
+struct Remote {
+    follower: Follower,
+    webhook: Option<Webhook>,
+    handle: GitHandle,
+}
+
+impl Remote {
+    /// Takes the web hook's address, and fetches what is there for the first time.
+    async fn prepare(
+        git: &GitSettings,
+        settings: &Settings,
+        counts: Arc<GitStats>,
+        in_force: watch::Receiver<Arc<InForce>>,
+        commands: mpsc::Sender<Command>,
+    ) -> anyhow::Result<Self> {
+        let bell = Arc::new(Notify::new());
+        let webhook = match &git.webhook {
+            Some(webhook) => Some(Webhook::bind(webhook, bell.clone(), counts.clone()).await?),
+            None => None,
+        };
+        let (published, status) = watch::channel(GitStatus::default());
+        let (wishes, wish_receiver) = mpsc::channel(COMMANDS);
+        let wiring = follow::Wiring {
+            in_force,
+            commands,
+            wishes: wish_receiver,
+            bell,
+            published,
+            stats: counts,
+        };
+        let root = follow::directory(&std::path::absolute(&settings.state_dir)?);
+        let mut follower = Follower::new(&root, Arc::new(git.clone()), wiring)?;
+        follower.first().await;
+        Ok(Self {
+            follower,
+            webhook,
+            handle: GitHandle { status, wishes },
+        })
+    }
 }
 
 /// Says which process holds the pins.

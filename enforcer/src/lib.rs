@@ -12,6 +12,7 @@ pub mod compile;
 pub mod daemon;
 pub mod datapath;
 pub mod formatting;
+pub mod git;
 pub mod inventory;
 pub mod kernel_handle;
 pub mod lint;

@@ -3,15 +3,18 @@
 use std::{net::SocketAddr, path::PathBuf};
 
 use crate::{
-    api::access::Access, datapath::DatapathSettings, policy::model::Mode, sink::file::Rotation,
+    api::access::Access, datapath::DatapathSettings, git::settings::GitSettings,
+    policy::model::Mode, sink::file::Rotation,
 };
 
 /// Settings of a daemon. Two daemons can live on one machine when they differ in state, pins,
 /// socket and cgroup root, and are in network namespaces of their own.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// The policy tree, absolute.
+    /// The policy tree, absolute. With a git source: the link to what is checked out.
     pub policies: PathBuf,
+    /// Where the tree comes from, if it is a git repository.
+    pub git: Option<GitSettings>,
     /// `--mode`.
     pub mode: Option<Mode>,
     /// Where the host itself is judged.

@@ -95,9 +95,18 @@ impl Client {
         path: &str,
         body: &B,
     ) -> Result<T, ClientError> {
+        self.post_within(path, body, ANSWER_TIMEOUT).await
+    }
+
+    /// As [`Client::post`], with another time limit.
+    pub async fn post_within<B: Serialize, T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &B,
+        limit: Duration,
+    ) -> Result<T, ClientError> {
         let body = serde_json::to_vec(body).map_err(|e| self.broken(&e))?;
-        self.json(Method::POST, path, body.into(), ANSWER_TIMEOUT)
-            .await
+        self.json(Method::POST, path, body.into(), limit).await
     }
 
     /// `GET`, with the answer as lines that come as they happen.

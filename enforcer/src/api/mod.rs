@@ -10,12 +10,14 @@
 //! | `GET /v1/wait` | read | [`request::WaitRequest`] as query → [`request::WaitAnswer`] |
 //! | `POST /v1/apply` | full | [`request::ApplyRequest`] → [`request::ApplyAnswer`] |
 //! | `POST /v1/confirm` | full | → [`request::ConfirmAnswer`] |
+//! | `POST /v1/fetch` | full | [`git::FetchRequest`] → [`git::FetchAnswer`] |
 //!
 //! Whatever cannot be answered is a [`problem::Problem`].
 
 pub mod access;
 mod admission;
 pub mod client;
+pub mod git;
 pub mod problem;
 pub mod question;
 pub mod request;

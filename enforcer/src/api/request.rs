@@ -62,6 +62,9 @@ pub struct WaitRequest {
     /// The tree with this digest, or one that starts so (at least 8 digits), is in force.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub digest: Option<String>,
+    /// The tree of this git commit, or of one that starts so (at least 7 digits), is in force.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub commit: Option<String>,
     /// This generation or a later one is in force.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub generation: Option<u32>,
@@ -70,20 +73,23 @@ pub struct WaitRequest {
 }
 
 impl WaitRequest {
-    /// Path and query of the request. A digest is hexadecimal, so nothing needs escaping; a
-    /// character that is no digit becomes `_`, which the daemon refuses.
+    /// Path and query of the request. Digest and commit are hexadecimal, so nothing needs
+    /// escaping; a character that is no digit becomes `_`, which the daemon refuses.
     pub fn to_path(&self) -> String {
         use std::fmt::Write as _;
         let mut path = format!(
             "/v1/wait?timeout_milliseconds={}",
             self.timeout_milliseconds
         );
-        if let Some(digest) = &self.digest {
-            let escaped: String = digest
+        for (name, value) in [("digest", &self.digest), ("commit", &self.commit)] {
+            let Some(value) = value else {
+                continue;
+            };
+            let escaped: String = value
                 .chars()
                 .map(|c| if c.is_ascii_alphanumeric() { c } else { '_' })
                 .collect();
-            let _ = write!(path, "&digest={escaped}");
+            let _ = write!(path, "&{name}={escaped}");
         }
         if let Some(generation) = self.generation {
             let _ = write!(path, "&generation={generation}");
@@ -106,6 +112,7 @@ impl WaitRequest {
             };
             match name {
                 "digest" => request.digest = Some(value.to_owned()),
+                "commit" => request.commit = Some(value.to_owned()),
                 "generation" => {
                     let generation = u32::try_from(number(value)?)
                         .map_err(|_| format!("`{name}={value}` is too large"))?;
@@ -117,7 +124,8 @@ impl WaitRequest {
                 }
                 _ => {
                     return Err(format!(
-                        "`{name}` is unknown: there are digest, generation and timeout_milliseconds"
+                        "`{name}` is unknown: there are digest, commit, generation and \
+                         timeout_milliseconds"
                     ));
                 }
             }
@@ -137,6 +145,9 @@ pub struct WaitAnswer {
     pub generation: u32,
     /// Digest of the tree in force.
     pub digest: String,
+    /// Git commit of the tree in force.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub commit: Option<String>,
 }
 
 #[cfg(test)]
@@ -145,9 +156,11 @@ mod tests {
 
     #[test]
     fn a_wait_survives_its_way() {
-        for (digest, generation) in [(None, None), (Some("0123abcd".to_owned()), Some(7))] {
+        let hex = || Some("0123abcd".to_owned());
+        for (digest, commit, generation) in [(None, None, None), (hex(), hex(), Some(7))] {
             let request = WaitRequest {
                 digest,
+                commit,
                 generation,
                 timeout_milliseconds: 30_000,
             };

@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     admission::{self, Body64K, demand_full},
+    git::{FetchAnswer, FetchRequest, GitStatus},
     problem::{Problem, ProblemCode},
     question::{self, FlowQuestion},
     request::ApplyRequest,
@@ -27,6 +28,7 @@ use super::{
 };
 use crate::{
     compile::explain::{Explainer, Explanation},
+    git::follow::{FetchWish, GitHandle},
     observe::{
         clock::rfc3339,
         filter::FlowQuery,
@@ -69,6 +71,8 @@ pub struct Sources {
     pub commands: mpsc::Sender<Command>,
     /// The kernel.
     pub kernel: Arc<dyn KernelView>,
+    /// The git source, if there is one.
+    pub git: Option<GitHandle>,
     /// Latest flow records.
     pub history: Arc<History>,
     /// The daemon stops: streams end.
@@ -86,6 +90,7 @@ pub fn router(sources: Sources) -> Router {
         .route("/v1/wait", get(waiting::wait))
         .route("/v1/apply", post(apply))
         .route("/v1/confirm", post(confirm))
+        .route("/v1/fetch", post(fetch))
         .fallback(async || Problem::new(ProblemCode::NotFound, "there is no such request"))
         .method_not_allowed_fallback(async || {
             Problem::new(ProblemCode::NotFound, "not by this method")
@@ -111,6 +116,16 @@ async fn status(State(sources): State<Sources>) -> Answer<Status> {
             .push(format!("the kernel's maps cannot be read: {error}"));
         KernelStatus::default()
     });
+    let git = sources.git.as_ref();
+    let git = git.map(|git| {
+        git.status
+            .borrow()
+            .clone()
+            .with_commit(now.followed_commit())
+    });
+    let problems = git.as_ref().map(GitStatus::problems).unwrap_or_default();
+    health.ok &= problems.is_empty();
+    health.reasons.extend(problems);
     let uptime = OffsetDateTime::now_utc() - sources.started;
     Ok(Json(Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -121,6 +136,7 @@ async fn status(State(sources): State<Sources>) -> Answer<Status> {
         health,
         mode: now.mode.clone(),
         policy: now.policy_status(&sources.settings.policies),
+        git,
         refused: now.refused.clone(),
         trial: now.trial.as_ref().map(|t| t.status(unix_milliseconds())),
         endpoints: now.endpoints.to_vec(),
@@ -202,6 +218,25 @@ async fn confirm(
     ask(&sources, Command::Confirm).await
 }
 
+async fn fetch(
+    State(sources): State<Sources>,
+    Extension(caller): Extension<Caller>,
+    Body64K(request): Body64K<FetchRequest>,
+) -> Answer<FetchAnswer> {
+    demand_full(caller)?;
+    let git = sources.git.as_ref().ok_or_else(|| {
+        Problem::new(
+            ProblemCode::BadRequest,
+            "the policy tree is no git repository's: start the daemon with `--policies git+https://…`",
+        )
+    })?;
+    let unavailable = || Problem::new(ProblemCode::Unavailable, "the daemon is stopping");
+    let (reply, answer) = oneshot::channel();
+    let wish = FetchWish { request, reply };
+    git.wishes.send(wish).await.map_err(|_| unavailable())?;
+    answer.await.map_err(|_| unavailable())?.map(Json)
+}
+
 async fn ask<T>(
     sources: &Sources,
     command: impl FnOnce(oneshot::Sender<Result<T, Problem>>) -> Command,
@@ -260,6 +295,7 @@ mod tests {
         };
         let settings = Settings {
             policies: "/nowhere".into(),
+            git: None,
             mode: None,
             uplinks: UplinkChoice::Auto,
             state_dir: root.path().into(),
@@ -297,7 +333,7 @@ mod tests {
                         let problem = Problem::new(ProblemCode::NoTrial, "no trial");
                         reply.send(Err(problem)).unwrap();
                     }
-                    Command::Reload => {}
+                    Command::Reload | Command::Refresh(_) => {}
                 }
             }
         });
@@ -309,6 +345,7 @@ mod tests {
             in_force: receiver,
             commands,
             kernel: Arc::new(NoKernel),
+            git: None,
             history: history.clone(),
             stop: stop.clone(),
         });
@@ -443,6 +480,7 @@ mod tests {
         let served = serve(None);
         let request = |generation, timeout_milliseconds| WaitRequest {
             digest: Some("ABCDEF01".to_owned()),
+            commit: Some("0123ABC".to_owned()),
             generation: Some(generation),
             timeout_milliseconds,
         };
@@ -456,6 +494,12 @@ mod tests {
             now.ready = true;
             now.generation = generation;
             Arc::make_mut(&mut now.policy).digest = "abcdef0123".into();
+            let commit = if generation == 3 {
+                "0123abcdef"
+            } else {
+                "0123abbb"
+            };
+            Arc::make_mut(&mut now.policy).commit = Some(commit.into());
             tokio::time::sleep(Duration::from_millis(20)).await;
             assert!(!waiting.is_finished());
             served.in_force.send_replace(Arc::new(now));

@@ -28,6 +28,9 @@ pub struct Status {
     pub mode: ModeStatus,
     /// The policy in force.
     pub policy: PolicyStatus,
+    /// The git repository that the tree comes from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub git: Option<super::git::GitStatus>,
     /// Why the tree on disk is not the one in force.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refused: Option<Refused>,

@@ -19,6 +19,8 @@ use crate::reconcile::in_force::InForce;
 const LONGEST_WAIT: Duration = Duration::from_mins(10);
 /// Fewest digits of a digest: fewer would be met by accident.
 const FEWEST_DIGITS: usize = 8;
+/// Fewest digits of a commit: as many as git itself shows.
+const FEWEST_COMMIT_DIGITS: usize = 7;
 
 /// Answers when what is asked for is in force, or the time is over.
 pub(super) async fn wait(
@@ -27,15 +29,18 @@ pub(super) async fn wait(
 ) -> Answer<WaitAnswer> {
     let request = WaitRequest::from_query(query.as_deref().unwrap_or_default())
         .map_err(|e| Problem::new(ProblemCode::BadRequest, e))?;
-    if request
-        .digest
-        .as_ref()
-        .is_some_and(|d| d.len() < FEWEST_DIGITS || !d.bytes().all(|b| b.is_ascii_hexdigit()))
-    {
-        return Err(Problem::new(
-            ProblemCode::BadRequest,
-            format!("a digest has hexadecimal digits, at least {FEWEST_DIGITS}"),
-        ));
+    for (what, value, fewest) in [
+        ("digest", &request.digest, FEWEST_DIGITS),
+        ("commit", &request.commit, FEWEST_COMMIT_DIGITS),
+    ] {
+        let is_bad =
+            |text: &String| text.len() < fewest || !text.bytes().all(|b| b.is_ascii_hexdigit());
+        if value.as_ref().is_some_and(is_bad) {
+            return Err(Problem::new(
+                ProblemCode::BadRequest,
+                format!("a {what} has hexadecimal digits, at least {fewest}"),
+            ));
+        }
     }
     let limit = Duration::from_millis(request.timeout_milliseconds).min(LONGEST_WAIT);
     let mut in_force = sources.in_force.clone();
@@ -44,6 +49,7 @@ pub(super) async fn wait(
         Ok(Ok(now)) => WaitAnswer {
             generation: now.generation,
             digest: now.policy.digest.clone(),
+            commit: now.policy.commit.as_deref().map(str::to_owned),
         },
         Ok(Err(_)) => {
             return Err(Problem::new(
@@ -63,11 +69,16 @@ pub(super) async fn wait(
 }
 
 fn answers(now: &InForce, request: &WaitRequest) -> bool {
+    let begins = |text: &str, wanted: &Option<String>| {
+        let wanted = wanted.as_ref().map(|wanted| wanted.to_ascii_lowercase());
+        wanted.is_none_or(|wanted| text.starts_with(&wanted))
+    };
     now.ready
-        && request
-            .digest
-            .as_ref()
-            .is_none_or(|d| now.policy.digest.starts_with(&d.to_ascii_lowercase()))
+        && begins(&now.policy.digest, &request.digest)
+        && begins(
+            now.policy.commit.as_deref().unwrap_or_default(),
+            &request.commit,
+        )
         && request.generation.is_none_or(|g| now.generation >= g)
 }
 
@@ -77,6 +88,9 @@ fn not_in_time(now: &InForce) -> Problem {
         "not in time: in force is policy {digest}, generation {}",
         now.generation
     );
+    if let Some(commit) = &now.policy.commit {
+        message = format!("{message}, commit {commit}");
+    }
     if let Some(refused) = &now.refused {
         message = format!("{message}; {}", refused.problem.message);
     }

@@ -14,7 +14,9 @@ pub mod duration;
 pub mod endpoints;
 pub mod exit;
 pub mod explain;
+pub mod fetch;
 pub mod fmt;
+pub mod git_args;
 pub mod graph;
 pub mod import;
 pub mod log;
@@ -76,6 +78,8 @@ pub enum Command {
     Apply(apply::ApplyArgs),
     /// Keep what is on trial.
     Confirm(confirm::ConfirmArgs),
+    /// Fetch policy from its git repository now, and wait until it is in force.
+    Fetch(fetch::FetchArgs),
     /// Show what the daemon enforces, from where, and how it fares.
     Status(status::StatusArgs),
     /// List the enforcement points of local workloads.
@@ -134,6 +138,7 @@ fn run(cli: &Cli) -> anyhow::Result<Exit> {
         Command::Test(args) => test::run(args, format),
         Command::Apply(args) => apply::run(args, format),
         Command::Confirm(args) => confirm::run(args, format),
+        Command::Fetch(args) => fetch::run(args, format),
         Command::Status(args) => status::run(args, format),
         Command::Endpoints(args) => endpoints::run(args, format),
         Command::Observe(args) => observe::run(args, format),

@@ -7,12 +7,14 @@ use clap::{Args, ValueEnum};
 
 use super::{
     Exit, OutputFormat,
+    git_args::{GitArgs, PolicyOrigin},
     log::{self, LogArgs},
 };
 use crate::{
     api::{DEFAULT_SOCKET, access::Access},
     daemon,
     datapath::{Capacities, DatapathSettings, XdpMode},
+    git::{self, checkout::Checkout},
     inventory, metrics,
     policy::model::Mode,
     settings::{FlowLog, Settings, SocketSettings, UplinkChoice},
@@ -22,9 +24,12 @@ use crate::{
 /// Arguments of `run`.
 #[derive(Debug, Args)]
 pub struct RunArgs {
-    /// Policy tree: a directory of YAML files (or one file). It is watched.
-    #[arg(long, value_name = "DIR", default_value = "/etc/enforcer/policies")]
-    pub policies: PathBuf,
+    /// Policy tree: a directory of YAML files (or one file), which is watched; or a git
+    /// repository, as git+https://HOST/REPOSITORY#BRANCH:PATH (git+ssh://, git+file://). Without
+    /// BRANCH it is the remote's own, without PATH the whole repository; a tag is written
+    /// refs/tags/NAME, a commit with all its digits.
+    #[arg(long, value_name = "TREE", default_value = "/etc/enforcer/policies")]
+    pub policies: PolicyOrigin,
     /// Mode of the node where no Node document and no `apply --mode` says otherwise. Without
     /// it: audit.
     #[arg(long, value_enum, value_name = "MODE")]
@@ -76,6 +81,8 @@ pub struct RunArgs {
     /// First reports of flows a second and CPU; more are only counted.
     #[arg(long, value_name = "N", default_value_t = 1_000)]
     pub report_limit: u32,
+    #[command(flatten)]
+    git: GitArgs,
     #[command(flatten)]
     capacities: CapacityArgs,
     #[command(flatten)]
@@ -201,7 +208,7 @@ impl fmt::Display for AddressOrOff {
 }
 
 /// A number of bytes, with K, M or G for powers of 1024.
-fn size(text: &str) -> Result<u64, String> {
+pub(super) fn size(text: &str) -> Result<u64, String> {
     let (digits, shift) = match text.as_bytes().last() {
         Some(b'K' | b'k') => (&text[..text.len() - 1], 10),
         Some(b'M' | b'm') => (&text[..text.len() - 1], 20),
@@ -254,8 +261,20 @@ impl RunArgs {
                 UplinkChoice::Names(names.to_vec())
             }
         };
+        let (policies, git) = match &self.policies {
+            PolicyOrigin::Path(path) => {
+                self.git.refuse_without_git()?;
+                (std::path::absolute(path)?, None)
+            }
+            PolicyOrigin::Git(remote) => {
+                let root = git::follow::directory(&std::path::absolute(&self.state_dir)?);
+                let settings = self.git.settings(remote)?;
+                (Checkout::new(&root).link(), Some(settings))
+            }
+        };
         Ok(Settings {
-            policies: std::path::absolute(&self.policies)?,
+            policies,
+            git,
             mode: self.mode.map(Mode::from),
             uplinks,
             state_dir: self.state_dir.clone(),

@@ -6,7 +6,10 @@ use clap::Args;
 
 use super::{Exit, OutputFormat, endpoints, output, socket};
 use crate::{
-    api::status::{ModeSource, PolicySource, Status},
+    api::{
+        git::GitStatus,
+        status::{ModeSource, PolicySource, PolicyStatus, Status},
+    },
     metrics::mode_name,
     policy::model::Tier,
 };
@@ -61,6 +64,10 @@ fn render(status: &Status, out: &mut dyn Write) -> io::Result<()> {
     }
     writeln!(out, "mode      {}", mode_line(status))?;
     policy(status, out)?;
+    if let Some(git) = &status.git {
+        remote(git, out)?;
+    }
+    policies(&status.policy, out)?;
     if let Some(trial) = &status.trial {
         writeln!(
             out,
@@ -145,6 +152,55 @@ fn policy(status: &Status, out: &mut dyn Write) -> io::Result<()> {
             short(held)
         )?;
     }
+    Ok(())
+}
+
+fn remote(git: &GitStatus, out: &mut dyn Write) -> io::Result<()> {
+    writeln!(
+        out,
+        "remote    {} ({}{})",
+        git.remote,
+        match &git.seen {
+            Some(seen) => format!("seen {seen}"),
+            None => "never seen".to_owned(),
+        },
+        if git.signatures_required {
+            ", signatures required"
+        } else {
+            ""
+        },
+    )?;
+    if let Some(commit) = &git.commit {
+        writeln!(
+            out,
+            "commit    {} of {} by {} at {}",
+            short(&commit.id),
+            commit.reference,
+            commit.author,
+            commit.time
+        )?;
+        if let Some(signer) = &commit.signer {
+            writeln!(out, "          signed by {} ({})", signer.name, signer.key)?;
+        }
+    }
+    if let Some(failure) = &git.failure {
+        writeln!(
+            out,
+            "          NOT FETCHED since {} ({} times): {}",
+            failure.since, failure.times, failure.message
+        )?;
+    }
+    if let Some(refused) = &git.refused {
+        writeln!(
+            out,
+            "          NOT APPLIED since {}: {}",
+            refused.time, refused.message
+        )?;
+    }
+    Ok(())
+}
+
+fn policies(policy: &PolicyStatus, out: &mut dyn Write) -> io::Result<()> {
     if policy.policies.is_empty() {
         return Ok(());
     }

@@ -13,11 +13,15 @@ use crate::api::{
 
 /// Arguments of `wait`.
 #[derive(Debug, Args)]
-#[group(id = "condition", required = true, multiple = true, args = ["digest", "generation", "ready"])]
+#[group(id = "condition", required = true, multiple = true, args = ["digest", "commit", "generation", "ready"])]
 pub struct WaitArgs {
     /// Until the tree with this digest (or one that starts so, at least 8 digits) is in force.
     #[arg(long, value_name = "HEX")]
     digest: Option<String>,
+    /// Until the tree of this git commit (or of one that starts so, at least 7 digits) is in
+    /// force.
+    #[arg(long, value_name = "ID")]
+    commit: Option<String>,
     /// Until this generation or a later one is in force.
     #[arg(long, value_name = "N")]
     generation: Option<u32>,
@@ -48,9 +52,16 @@ pub fn run(args: &WaitArgs, format: OutputFormat) -> anyhow::Result<Exit> {
     output::print(format, &answer, |out| {
         writeln!(
             out,
-            "in force: policy {} (generation {})",
+            "in force: policy {} (generation {}{})",
             super::status::short(&answer.digest),
-            answer.generation
+            answer.generation,
+            answer
+                .commit
+                .as_ref()
+                .map_or(String::new(), |commit| format!(
+                    ", commit {}",
+                    super::status::short(commit)
+                )),
         )
     })?;
     Ok(Exit::Done)
@@ -63,6 +74,7 @@ async fn wait(args: &WaitArgs) -> Result<WaitAnswer, ClientError> {
         let left = deadline.saturating_duration_since(Instant::now());
         let request = WaitRequest {
             digest: args.digest.clone(),
+            commit: args.commit.clone(),
             generation: args.generation,
             timeout_milliseconds: u64::try_from(left.as_millis()).unwrap_or(u64::MAX),
         };

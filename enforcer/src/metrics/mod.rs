@@ -1,6 +1,7 @@
 //! What Prometheus sees. Counts that others keep (the kernel, the pipeline, the sinks) are
 //! read when they are asked for; what happens to policy is told by the daemon.
 
+pub mod git;
 pub mod kernel;
 pub mod process;
 pub mod serve;
@@ -20,7 +21,12 @@ use prometheus_client::{
 };
 
 use crate::{
-    metrics::{kernel::KernelCollector, process::ProcessCollector, telemetry::TelemetryCollector},
+    metrics::{
+        git::{GitCollector, GitStats},
+        kernel::KernelCollector,
+        process::ProcessCollector,
+        telemetry::TelemetryCollector,
+    },
     observe::{context::NameBook, history::History, pipeline::PipelineStats},
     policy::model::Mode,
     sink::SinkStats,
@@ -44,6 +50,8 @@ pub struct MetricSources {
     pub history: Arc<History>,
     /// The sinks.
     pub sinks: Vec<Arc<SinkStats>>,
+    /// The git source, if there is one.
+    pub git: Option<Arc<GitStats>>,
 }
 
 /// All metrics of a daemon.
@@ -162,6 +170,9 @@ impl Metrics {
             Arc::clone(&sources.pipeline),
             Arc::clone(&sources.history),
         )));
+        if let Some(git) = sources.git {
+            ours.register_collector(Box::new(GitCollector(git)));
+        }
         ours.register_collector(Box::new(TelemetryCollector {
             pipeline: sources.pipeline,
             sinks: sources.sinks,

@@ -2,6 +2,7 @@ use enforcer_common::{Action, Direction, Loss, Reason, counter};
 
 use super::*;
 use crate::{
+    git::{judge::RefusalReason, known::AcceptedCommit, program::FetchCause, webhook::HookOutcome},
     observe::fixtures,
     sink::{SinkQueue, stdout::StreamSink},
 };
@@ -15,6 +16,23 @@ impl KernelSource for Kernel {
     }
 }
 
+fn git() -> GitStats {
+    let stats = GitStats::default();
+    stats.fetched(1_767_225_600);
+    stats.failed(FetchCause::Denied);
+    stats.refused(RefusalReason::Unsigned);
+    stats.hook(HookOutcome::Accept);
+    stats.in_force(Some(AcceptedCommit {
+        id: "0123".into(),
+        reference: "main".into(),
+        author: "Ada <ada@example.org>".into(),
+        time: String::new(),
+        accepted: String::new(),
+        signer: None,
+    }));
+    stats
+}
+
 fn with_kernel(kernel: Kernel) -> Metrics {
     let sink = SinkQueue::start("test", StreamSink::new(Vec::new()), 1).unwrap();
     Metrics::new(MetricSources {
@@ -23,6 +41,7 @@ fn with_kernel(kernel: Kernel) -> Metrics {
         pipeline: Arc::default(),
         history: History::new(1),
         sinks: vec![Arc::clone(sink.stats())],
+        git: Some(Arc::new(git())),
     })
 }
 

@@ -19,4 +19,6 @@ pub enum Command {
     Confirm(Reply<ConfirmAnswer>),
     /// Read the tree again, as the service manager asks for (SIGHUP).
     Reload,
+    /// Read the tree again; answered when it is in force or refused.
+    Refresh(oneshot::Sender<()>),
 }

@@ -124,6 +124,15 @@ impl InForce {
         }
     }
 
+    /// The git commit in force, where it is what the daemon itself follows.
+    pub fn followed_commit(&self) -> Option<&str> {
+        let followed = matches!(self.from, PolicySource::Tree | PolicySource::LastGood);
+        self.policy
+            .commit
+            .as_deref()
+            .filter(|_| followed && self.ready)
+    }
+
     /// The policy, for `status`.
     pub fn policy_status(&self, tree: &std::path::Path) -> PolicyStatus {
         let lines = self.policy.policies.iter().map(|policy| PolicyLine {

@@ -44,6 +44,11 @@ impl<K: Kernel> Reconciler<K> {
                 self.publish();
                 let _ = reply.send(answer);
             }
+            Command::Refresh(reply) => {
+                self.read_tree();
+                self.publish();
+                let _ = reply.send(());
+            }
             Command::Reload => {
                 self.wiring.manager.reloading();
                 self.read_tree();

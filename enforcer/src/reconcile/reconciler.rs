@@ -357,6 +357,17 @@ impl<K: Kernel> Reconciler<K> {
     /// Reads the watched tree. Errors are noted for `status`.
     pub(super) fn load_watched(&mut self) -> Option<LoadedTree> {
         let path = &self.settings.policies;
+        if let Some(git) = &self.settings.git
+            && !path.exists()
+        {
+            self.watched = None;
+            let message = format!(
+                "no commit of {} has been accepted yet: `enforcer status` says why",
+                git.remote
+            );
+            self.refuse(None, Problem::new(ProblemCode::BadPolicy, message));
+            return None;
+        }
         match LoadedTree::read(&mut self.loader, path, PolicySource::Tree) {
             Ok(tree) => {
                 self.watched = Some(tree.digest().to_owned());

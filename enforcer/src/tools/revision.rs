@@ -9,7 +9,10 @@ use std::{
 
 use thiserror::Error;
 
-use crate::policy::{self, PolicyErrors, model::ResolvedPolicy};
+use crate::{
+    git::listing::{self, ListingError},
+    policy::{self, PolicyErrors, model::ResolvedPolicy},
+};
 
 /// A path in a commit, as in `main:policies` or `HEAD~1:policies/db.yaml`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,12 +36,9 @@ pub enum RevisionError {
     /// An answer that does not come to its end.
     #[error("cannot read what git answers")]
     Read(#[source] io::Error),
-    /// A link.
-    #[error(
-        "{0} is a symbolic link, which cannot be followed inside a commit: check the commit out, \
-         or name the directory that it leads to"
-    )]
-    Link(String),
+    /// Something that cannot be read as policy.
+    #[error(transparent)]
+    Listing(#[from] ListingError),
     /// Not text.
     #[error("{0} is not UTF-8")]
     NotUtf8(String),
@@ -80,10 +80,12 @@ impl Revision {
             } else {
                 format!("{root}/")
             };
-            entries(
-                &git(directory, &["ls-tree", "-r", "-z", "--full-tree", &object])?,
-                &prefix,
-            )?
+            let listed = ["ls-tree", "-r", "-z", "-l", "--full-tree", &object];
+            let entries = listing::policy_files(&git(directory, &listed)?)?;
+            let entries = entries.into_iter();
+            entries
+                .map(|entry| (format!("{prefix}{}", entry.path), entry.object))
+                .collect()
         };
         let texts = contents(directory, named.iter().map(|(_, object)| object.as_str()))?;
         let mut files = Vec::new();
@@ -96,34 +98,6 @@ impl Revision {
         let shown = format!("{}:{}", self.commit, self.path);
         policy::load_files(&shown, files, Some(&commit)).map_err(RevisionError::Policy)
     }
-}
-
-/// Names and object ids of the policy files in a listing by `git ls-tree -r -z`.
-fn entries(listing: &[u8], prefix: &str) -> Result<Vec<(String, String)>, RevisionError> {
-    let mut found = Vec::new();
-    for entry in listing.split(|byte| *byte == 0).filter(|e| !e.is_empty()) {
-        let entry = String::from_utf8_lossy(entry);
-        let Some((facts, path)) = entry.split_once('\t') else {
-            continue;
-        };
-        // Hidden, as in a directory.
-        if path.split('/').any(|part| part.starts_with('.')) {
-            continue;
-        }
-        let last = path.rsplit('/').next().unwrap_or(path);
-        let extension = last.rsplit_once('.').map(|(_, extension)| extension);
-        let is_yaml = matches!(extension, Some("yaml" | "yml"));
-        let mut facts = facts.split(' ');
-        let (mode, object) = (facts.next().unwrap_or_default(), facts.nth(1));
-        // Without an extension, it may lead to a directory.
-        if mode == "120000" && (is_yaml || extension.is_none()) {
-            return Err(RevisionError::Link(format!("{prefix}{path}")));
-        }
-        if let (true, Some(object)) = (is_yaml, object) {
-            found.push((format!("{prefix}{path}"), object.to_owned()));
-        }
-    }
-    Ok(found)
 }
 
 /// Runs git to its end.
@@ -203,17 +177,6 @@ mod tests {
         assert_eq!(Revision::parse("HEAD:").unwrap().path, "");
         assert_eq!(Revision::parse("policies"), None);
         assert_eq!(Revision::parse(":policies"), None);
-    }
-
-    #[test]
-    fn only_policy_files_of_a_listing_count_and_links_are_refused() {
-        let listing = b"100644 blob aa\ta.yaml\x00100644 blob bb\tREADME.md\x00\
-                        100644 blob cc\t.github/x.yaml\x00100644 blob dd\tsub/b.yml\0";
-        let found = entries(listing, "p/").unwrap();
-        let expected = [("p/a.yaml", "aa"), ("p/sub/b.yml", "dd")];
-        assert_eq!(found, expected.map(|(n, o)| (n.to_owned(), o.to_owned())));
-        let link = entries(b"120000 blob aa\tprod\0", "");
-        assert!(matches!(link, Err(RevisionError::Link(name)) if name == "prod"));
     }
 
     #[test]

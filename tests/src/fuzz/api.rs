@@ -61,6 +61,7 @@ impl Desk {
         let nowhere = PathBuf::from("/nonexistent");
         let settings = Settings {
             policies: nowhere.clone(),
+            git: None,
             mode: None,
             uplinks: UplinkChoice::Auto,
             state_dir: nowhere.clone(),
@@ -89,6 +90,7 @@ impl Desk {
                 in_force: receiver,
                 commands,
                 kernel: Arc::new(NoKernel),
+                git: None,
                 history: History::new(10),
                 stop: CancellationToken::new(),
             },
@@ -119,7 +121,7 @@ async fn answer(mut wishes: mpsc::Receiver<Command>) {
                     mode: Mode::Enforce,
                 }));
             }
-            Command::Reload => {}
+            Command::Reload | Command::Refresh(_) => {}
         }
     }
 }

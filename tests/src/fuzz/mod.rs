@@ -8,6 +8,7 @@
 
 mod api;
 mod flows;
+mod git;
 mod import;
 mod kernel;
 mod policy;
@@ -63,6 +64,10 @@ pub const TARGETS: &[Target] = &[
     target("filters", 512, text::filters),
     target("arguments", 256, text::arguments),
     target("requests", 2048, api::request),
+    target("git_remotes", 512, git::remote),
+    target("git_listings", 2048, git::listing),
+    target("git_commits", 4096, git::commit),
+    target("git_signers", 1024, git::signers),
     target("events", 1024, kernel::events),
     target("sockets", 1024, kernel::sockets),
     target("units", 256, kernel::units),

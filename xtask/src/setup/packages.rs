@@ -42,6 +42,12 @@ const NEEDS: &[Need] = &[
     need(Purpose::Test, "util-linux", &["unshare"]),
     // libFuzzer is built from source.
     need(Purpose::Fuzz, "g++", &["c++"]),
+    // Repositories of policies, a server before them, and signed commits.
+    need(Purpose::Test, "git", &["git"]),
+    need(Purpose::Test, "openssh-client", &["ssh-keygen"]),
+    need(Purpose::Test, "gnupg", &["gpg"]),
+    // A real ssh server without a service that would be started.
+    need(Purpose::Test, "dropbear-bin", &["dropbear"]),
     // The peer that the benchmarks compare with.
     need(Purpose::Bench, "nftables", &["nft"]),
     need(Purpose::Bench, "iproute2", &["ip"]),

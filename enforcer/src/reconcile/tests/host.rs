@@ -136,6 +136,7 @@ impl Host {
         let at = |name: &str| self.root.path().join(name);
         Settings {
             policies: self.tree(),
+            git: None,
             mode: None,
             uplinks: UplinkChoice::Names(Vec::new()),
             state_dir: at("state"),

@@ -1,0 +1,361 @@
+//! A git repository of policies with a server before it, and keys to sign commits with.
+
+use std::{
+    fs,
+    io::{BufRead, BufReader, Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use anyhow::{Context, Result};
+
+use super::{Lab, Place};
+
+/// A bare repository, and a work tree from which commits go there.
+#[derive(Debug)]
+pub struct Repository {
+    folder: PathBuf,
+}
+
+/// A key to sign commits with.
+#[derive(Debug)]
+pub enum SigningKey {
+    /// An ssh key: its private file.
+    Ssh(PathBuf),
+    /// An OpenPGP key in a keyring of its own.
+    OpenPgp {
+        /// The keyring.
+        home: PathBuf,
+        /// Its owner's name.
+        name: String,
+    },
+}
+
+impl Repository {
+    /// A new repository with the branch `main` and no commit.
+    pub fn create(lab: &Lab) -> Result<Self> {
+        let folder = lab.folder().join("git");
+        fs::create_dir_all(&folder)?;
+        let repository = Self { folder };
+        let bare = repository.bare();
+        let work = repository.work();
+        fs::create_dir_all(&work)?;
+        for (path, kind) in [(&bare, "--bare"), (&work, "--quiet")] {
+            let path = path.to_str().context("path")?;
+            repository.git(&["init", "--quiet", "--initial-branch=main", kind, path])?;
+        }
+        repository.git(&["remote", "add", "origin", bare.to_str().context("path")?])?;
+        Ok(repository)
+    }
+
+    /// The bare repository.
+    pub fn bare(&self) -> PathBuf {
+        self.folder.join("policy.git")
+    }
+
+    /// Folder of the work tree.
+    pub fn work(&self) -> PathBuf {
+        self.folder.join("work")
+    }
+
+    /// Runs git in the work tree, and gives what it says.
+    pub fn git(&self, arguments: &[&str]) -> Result<String> {
+        self.git_with(arguments, &[])
+    }
+
+    fn git_with(&self, arguments: &[&str], environment: &[(&str, &Path)]) -> Result<String> {
+        let mut command = Command::new("git");
+        command
+            .args(["-c", "user.name=Ada", "-c", "user.email=ada@example.org"])
+            .args(arguments)
+            .current_dir(self.work())
+            .env("GIT_CONFIG_GLOBAL", "/dev/null")
+            .env("GIT_CONFIG_NOSYSTEM", "1")
+            .env("HOME", &self.folder)
+            .stdin(Stdio::null());
+        for (name, value) in environment {
+            command.env(name, value);
+        }
+        let output = command.output().context("running git")?;
+        anyhow::ensure!(
+            output.status.success(),
+            "git {arguments:?}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        Ok(String::from_utf8(output.stdout)?.trim().to_owned())
+    }
+
+    /// Writes a file of the work tree.
+    pub fn write(&self, name: &str, text: &str) -> Result<()> {
+        let path = self.work().join(name);
+        if let Some(parent) = path.parent() {
+            fs::create_dir_all(parent)?;
+        }
+        fs::write(&path, text).with_context(|| format!("writing {}", path.display()))
+    }
+
+    /// Commits everything, signed if there is a key; nothing is pushed. Gives the commit's id.
+    pub fn commit(&self, message: &str, key: Option<&SigningKey>) -> Result<String> {
+        self.git(&["add", "--all"])?;
+        let commit = ["commit", "--quiet", "--allow-empty", "--message", message];
+        match key {
+            None => self.git(&[&commit[..], &["--no-gpg-sign"]].concat())?,
+            Some(SigningKey::Ssh(path)) => {
+                let key = format!("user.signingkey={}", path.display());
+                let format = ["-c", "gpg.format=ssh", "-c", &key];
+                self.git(&[&format[..], &commit, &["-S"]].concat())?
+            }
+            Some(SigningKey::OpenPgp { home, name }) => {
+                let key = format!("user.signingkey={name}");
+                let arguments = [&["-c", &key][..], &commit, &["-S"]].concat();
+                self.git_with(&arguments, &[("GNUPGHOME", home)])?
+            }
+        };
+        self.git(&["rev-parse", "HEAD"])
+    }
+
+    /// Makes the server's `main` what the work tree's is, whatever it was.
+    pub fn push(&self) -> Result<()> {
+        self.git(&[
+            "push",
+            "--quiet",
+            "--force",
+            "origin",
+            "HEAD:refs/heads/main",
+        ])?;
+        Ok(())
+    }
+
+    /// As [`Self::commit`], and [`Self::push`].
+    pub fn publish(&self, message: &str, key: Option<&SigningKey>) -> Result<String> {
+        let id = self.commit(message, key)?;
+        self.push()?;
+        Ok(id)
+    }
+}
+
+impl SigningKey {
+    /// A new ssh key.
+    pub fn ssh(lab: &Lab, name: &str) -> Result<Self> {
+        let path = lab.folder().join(format!("key-{name}"));
+        let made = Command::new("ssh-keygen")
+            .args(["-q", "-t", "ed25519", "-N", "", "-C", name, "-f"])
+            .arg(&path)
+            .stdin(Stdio::null())
+            .output()?;
+        anyhow::ensure!(made.status.success(), "ssh-keygen: {made:?}");
+        Ok(Self::Ssh(path))
+    }
+
+    /// A new OpenPGP key.
+    pub fn openpgp(lab: &Lab, name: &str) -> Result<Self> {
+        use std::os::unix::fs::DirBuilderExt as _;
+        let home = lab.folder().join(format!("gpg-{name}"));
+        fs::DirBuilder::new().mode(0o700).create(&home)?;
+        let key = Self::OpenPgp {
+            home,
+            name: format!("{name}@example.org"),
+        };
+        key.gpg(&[
+            "--passphrase",
+            "",
+            "--quick-generate-key",
+            &format!("{name} <{name}@example.org>"),
+            "ed25519",
+            "sign",
+            "never",
+        ])?;
+        Ok(key)
+    }
+
+    /// What allowed signers say of it: a line for ssh (`options` before the key), or an armored
+    /// key.
+    pub fn allowed(&self, options: &str) -> Result<String> {
+        match self {
+            Self::Ssh(path) => {
+                let public = fs::read_to_string(path.with_extension("pub"))?;
+                Ok(format!("ada@example.org {options} {public}"))
+            }
+            Self::OpenPgp { name, .. } => self.gpg(&["--armor", "--export", name]),
+        }
+    }
+
+    fn gpg(&self, arguments: &[&str]) -> Result<String> {
+        let Self::OpenPgp { home, .. } = self else {
+            anyhow::bail!("no OpenPGP key");
+        };
+        let output = Command::new("gpg")
+            .args([
+                "--batch",
+                "--quiet",
+                "--pinentry-mode",
+                "loopback",
+                "--homedir",
+            ])
+            .arg(home)
+            .args(arguments)
+            .stdin(Stdio::null())
+            .output()?;
+        anyhow::ensure!(
+            output.status.success(),
+            "gpg {arguments:?}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        Ok(String::from_utf8(output.stdout)?)
+    }
+}
+
+impl Drop for SigningKey {
+    fn drop(&mut self) {
+        if let Self::OpenPgp { home, .. } = self {
+            let _ = Command::new("gpgconf")
+                .arg("--homedir")
+                .arg(home)
+                .args(["--kill", "all"])
+                .output();
+        }
+    }
+}
+
+/// A real git server behind HTTP: `git http-backend` for each request.
+#[derive(Debug)]
+pub struct GitServer {
+    address: SocketAddr,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// Where Debian, and who builds git himself, has it.
+const BACKENDS: [&str; 3] = [
+    "/usr/lib/git-core/git-http-backend",
+    "/usr/libexec/git-core/git-http-backend",
+    "/usr/local/libexec/git-core/git-http-backend",
+];
+
+impl GitServer {
+    /// Serves the repositories in the folder of this one, on the loopback of a place. `port` 0:
+    /// any.
+    pub fn start(place: &Place, repository: &Repository, port: u16) -> Result<Self> {
+        let listener = place.enter(|| TcpListener::bind(("127.0.0.1", port)))??;
+        listener.set_nonblocking(true)?;
+        let address = listener.local_addr()?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let (root, stopped) = (repository.folder.clone(), stop.clone());
+        let thread = thread::spawn(move || {
+            while !stopped.load(Ordering::Relaxed) {
+                match listener.accept() {
+                    Ok((stream, _)) => {
+                        if let Err(error) = serve(stream, &root) {
+                            eprintln!("git server: {error:#}");
+                        }
+                    }
+                    Err(_) => thread::sleep(Duration::from_millis(5)),
+                }
+            }
+        });
+        Ok(Self {
+            address,
+            stop,
+            thread: Some(thread),
+        })
+    }
+
+    /// The port.
+    pub fn port(&self) -> u16 {
+        self.address.port()
+    }
+
+    /// For `--policies`: this server's repository, with a fragment.
+    pub fn policies(&self, fragment: &str) -> PathBuf {
+        format!("git+http://{}/policy.git{fragment}", self.address).into()
+    }
+}
+
+impl Drop for GitServer {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// One request, as CGI (RFC 3875).
+fn serve(stream: TcpStream, root: &Path) -> Result<()> {
+    stream.set_nonblocking(false)?;
+    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    let mut reader = BufReader::new(stream.try_clone()?);
+    let mut line = String::new();
+    reader.read_line(&mut line)?;
+    let mut words = line.split_ascii_whitespace();
+    let (method, target) = (
+        words.next().context("method")?,
+        words.next().context("target")?,
+    );
+    let (path, query) = target.split_once('?').unwrap_or((target, ""));
+    let backend = BACKENDS.iter().find(|path| Path::new(path).exists());
+    let mut command = Command::new(backend.context("git http-backend is not on this machine")?);
+    command
+        .env("GIT_PROJECT_ROOT", root)
+        .env("GIT_HTTP_EXPORT_ALL", "1")
+        .env("REMOTE_ADDR", "127.0.0.1")
+        .env("REQUEST_METHOD", method)
+        .env("PATH_INFO", path)
+        .env("QUERY_STRING", query)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped());
+    let mut length = 0;
+    loop {
+        let mut header = String::new();
+        reader.read_line(&mut header)?;
+        let Some((name, value)) = header.trim().split_once(':') else {
+            break;
+        };
+        let value = value.trim();
+        match name.to_ascii_lowercase().as_str() {
+            "content-length" => {
+                length = value.parse()?;
+                command.env("CONTENT_LENGTH", value);
+            }
+            "content-type" => {
+                command.env("CONTENT_TYPE", value);
+            }
+            "git-protocol" => {
+                command.env("GIT_PROTOCOL", value);
+            }
+            "content-encoding" => {
+                command.env("HTTP_CONTENT_ENCODING", value);
+            }
+            _ => {}
+        }
+    }
+    let mut body = vec![0; length];
+    reader.read_exact(&mut body)?;
+    let mut child = command.spawn()?;
+    let mut stdin = child.stdin.take().context("stdin")?;
+    let feed = thread::spawn(move || stdin.write_all(&body));
+    let output = child.wait_with_output()?;
+    let _ = feed.join();
+    let end = output
+        .stdout
+        .windows(4)
+        .position(|bytes| bytes == b"\r\n\r\n")
+        .context("the backend says nothing")?;
+    let head = String::from_utf8_lossy(&output.stdout[..end]).into_owned();
+    let status = head.lines().find_map(|l| l.strip_prefix("Status: "));
+    let mut stream = stream;
+    write!(
+        stream,
+        "HTTP/1.1 {}\r\n{head}\r\nConnection: close\r\n\r\n",
+        status.unwrap_or("200 OK")
+    )?;
+    stream.write_all(&output.stdout[end + 4..])?;
+    Ok(())
+}
