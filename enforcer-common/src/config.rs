@@ -11,6 +11,13 @@ pub struct Config {
     pub generation: u32,
     /// Bits of [`config_flag`].
     pub flags: u32,
+    /// The moments ahead at which some endpoint's sets change by themselves, ascending, in
+    /// nanoseconds since the host's start, sleep included (`CLOCK_BOOTTIME`); unused ones are
+    /// zero and stand last.
+    pub moments: [u64; MOMENTS],
+    /// Nanoseconds that the host had slept until this was written: what the moments' clock is
+    /// ahead of the monotonic one.
+    pub slept: u64,
     /// Entries in the prefix tables, IPv4 and IPv6: an empty trie is not asked.
     pub prefixes: [u32; 2],
     /// Entries in the tables of blocked prefixes, IPv4 and IPv6.
@@ -22,6 +29,31 @@ pub struct Config {
     /// Ports that are always open on the host endpoint.
     pub failsafe: [FailsafePort; FAILSAFE_PORTS],
 }
+
+impl Config {
+    /// The generation at a moment: every moment that passes raises it by one. A change raises it
+    /// by more than there were moments, so that no two states ever have one generation.
+    #[inline(always)]
+    pub const fn generation_at(&self, moment: u64) -> u32 {
+        let mut passed = 0;
+        while passed < MOMENTS {
+            if self.moments[passed] == 0 || self.moments[passed] > moment {
+                break;
+            }
+            passed += 1;
+        }
+        self.generation.wrapping_add(passed as u32)
+    }
+
+    /// The generation after the next change; never 0, which means "none yet".
+    pub fn next_generation(&self) -> u32 {
+        let raised = self.generation_at(u64::MAX).wrapping_add(1);
+        raised.max(1)
+    }
+}
+
+/// How many moments ahead the kernel knows.
+pub const MOMENTS: usize = 8;
 
 /// The largest number of failsafe ports.
 pub const FAILSAFE_PORTS: usize = 16;
@@ -58,4 +90,23 @@ pub mod config_flag {
     pub const HOST_RESTRICTED: u32 = 64;
 }
 
-const _: () = assert!(size_of::<Config>() == 32 + 4 * FAILSAFE_PORTS);
+const _: () = assert!(size_of::<Config>() == 40 + 8 * MOMENTS + 4 * FAILSAFE_PORTS);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_moment_that_passes_is_a_generation_of_its_own() {
+        let mut config: Config = Zeroable::zeroed();
+        config.generation = 7;
+        assert_eq!(config.generation_at(u64::MAX), 7);
+        assert_eq!(config.next_generation(), 8);
+        config.moments[..2].copy_from_slice(&[100, 200]);
+        let at = [0, 99, 100, 199, 200, u64::MAX].map(|moment| config.generation_at(moment));
+        assert_eq!(at, [7, 7, 8, 8, 9, 9]);
+        assert_eq!(config.next_generation(), 10);
+        config.generation = u32::MAX - 2;
+        assert_eq!(config.next_generation(), 1);
+    }
+}

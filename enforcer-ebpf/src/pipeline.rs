@@ -39,7 +39,7 @@ use crate::{
     },
     report::{Facts, Report},
     table::{
-        config::{config, is_failsafe},
+        config::{config, generation_at, is_failsafe, moment},
         endpoints, policy,
     },
 };
@@ -220,7 +220,7 @@ pub fn enter<F: Slow, const AT_SOCKET: bool>(
         None
     };
     let asked = match plain {
-        Some(step) => known::<F>(config, &step, flow, direction, place.seconds),
+        Some(step) => known::<F>(config, &step, flow, direction, place),
         None => Known::Unasked,
     };
     if asked == Known::Established {
@@ -287,7 +287,7 @@ fn walk<F: Slow, const AT_SOCKET: bool>(
                 protocol: case.packet.protocol,
                 tcp_flags: case.packet.tcp_flags,
             };
-            known = flow::known::<F>(config, &step, flow, direction, place.seconds);
+            known = flow::known::<F>(config, &step, flow, direction, place);
         }
     }
     if known == Known::Established {
@@ -370,6 +370,9 @@ fn judge<F: Quoted, const AT_SOCKET: bool>(
         return 1;
     }
 
+    // Read once: a set of before a moment under a generation of after it would stay for ever.
+    let moment = moment(config);
+    let generation = generation_at(config, moment);
     // What the flow's entry still tells: who opened it, and whether it was denied already.
     let inferred = opener_of::<F>(packet, flow, direction, endpoint, place.seconds);
     note(&mut notes.opener, inferred.map_or(2, |way| way as u8));
@@ -391,7 +394,7 @@ fn judge<F: Quoted, const AT_SOCKET: bool>(
         if !entry.is_expired(packet.protocol, place.seconds)
             && !entry.is_reopened_by(direction, packet.protocol, packet.tcp_flags)
         {
-            if entry.flags & flow_flag::DENIED != 0 && entry.generation == config.generation {
+            if entry.flags & flow_flag::DENIED != 0 && entry.generation == generation {
                 let closed = entry.state == State::Closed as u8;
                 if packet.is_reset() {
                     close(entry, place.seconds);
@@ -455,12 +458,13 @@ fn judge<F: Quoted, const AT_SOCKET: bool>(
     } else {
         Direction::from_byte(read(&notes.opener))
     };
-    facts.decision = ask::<F>(endpoint, facts.peer, packet, direction, way);
+    facts.decision = ask::<F>(endpoint, moment, facts.peer, packet, direction, way);
     if unknown && facts.decision.action != Action::Allow as u8 {
-        let other = ask::<F>(endpoint, facts.peer, packet, direction, way.reverse());
+        let reverse = way.reverse();
+        let other = ask::<F>(endpoint, moment, facts.peer, packet, direction, reverse);
         if other.action == Action::Allow as u8 {
             facts.decision = other;
-            way = way.reverse();
+            way = reverse;
         }
     }
     note(&mut facts.direction, way as u8);
@@ -498,7 +502,7 @@ fn judge<F: Quoted, const AT_SOCKET: bool>(
             state = State::Established;
         }
         let entry = FlowEntry {
-            generation: config.generation,
+            generation,
             seen: place.seconds,
             peer: facts.peer,
             rule: facts.decision.rule,
@@ -519,7 +523,7 @@ fn judge<F: Quoted, const AT_SOCKET: bool>(
         && read(&notes.past) == past::DENIED
         && let Some(entry) = entry_of::<F>(flow)
     {
-        entry.generation = config.generation;
+        entry.generation = generation;
         entry.rule = facts.decision.rule;
         entry.reason = facts.decision.reason;
         if packet.is_reset() {
@@ -550,13 +554,14 @@ fn read(field: &u8) -> u8 {
 #[inline(always)]
 fn ask<F: Family>(
     endpoint: &EndpointEntry,
+    moment: u64,
     peer: u32,
     packet: &Packet<F>,
     direction: Direction,
     way: Direction,
 ) -> Decision {
     policy::decide(&Judge {
-        set: endpoint.set(way),
+        set: endpoints::set_at(endpoint, way, moment),
         peer,
         protocol: packet.protocol,
         port: packet.policy_port(direction, way),

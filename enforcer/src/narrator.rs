@@ -34,6 +34,9 @@ impl Observer for Narrator {
         };
         self.metrics
             .applied(in_force.generation, labels, in_force.activity.last_apply);
+        let image = &in_force.image;
+        self.metrics
+            .moments(image.moments.len(), image.moments_beyond);
         let count = |kind| in_force.endpoints.iter().filter(|e| e.kind == kind).count();
         let counts = EndpointCounts {
             interface: count(PlaceKind::Interface),

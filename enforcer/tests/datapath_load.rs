@@ -6,6 +6,7 @@ use enforcer::{
     compile::image::Image,
     datapath::{
         Adopted, Capacities, Datapath, DatapathError, DatapathSettings, XdpMode,
+        clock::WallClock,
         desired::{Desired, NodeConfig},
     },
 };
@@ -37,6 +38,7 @@ fn nothing() -> Desired {
             report_limit: 100,
             local_addresses: Vec::new(),
         },
+        clock: WallClock::default(),
     }
 }
 

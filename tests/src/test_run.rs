@@ -16,6 +16,7 @@ use enforcer::{
     compile::Image,
     datapath::{
         Capacities, Datapath, DatapathSettings, XdpMode,
+        clock::WallClock,
         desired::{Desired, DesiredEndpoint, NodeConfig, Uplink},
     },
 };
@@ -182,11 +183,13 @@ pub struct Loaded<'a> {
 
 impl Loaded<'_> {
     /// Puts an image in force, with the endpoints and failsafe ports given, and the uplink.
+    /// `clock` tells when the image's moments are.
     pub fn apply(
         &mut self,
         image: Image,
         endpoints: Vec<DesiredEndpoint>,
         failsafe: Vec<FailsafePort>,
+        clock: WallClock,
     ) -> Result<()> {
         let local_addresses = image.host_addresses.keys().copied().collect();
         self.datapath.apply(&Desired {
@@ -205,6 +208,7 @@ impl Loaded<'_> {
                 report_limit: u32::MAX,
                 local_addresses,
             },
+            clock,
         })?;
         Ok(())
     }

@@ -47,7 +47,8 @@ proptest! {
             // Sometimes it does not fit.
             let limits = match chance {
                 0 => Limits { policies: 3, ..Limits::NONE },
-                _ => Limits::NONE,
+                1..4 => Limits::NONE,
+                _ => Limits { moments: 2, ..Limits::NONE },
             };
             let inputs = Inputs {
                 policy: &scenario.policy,

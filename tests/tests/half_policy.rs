@@ -13,7 +13,9 @@ use enforcer::compile::{
     tables::PolicySets,
 };
 use enforcer_common::{
-    Decision, Judge, PolicyLookup, identity,
+    Decision, Judge, PolicyLookup,
+    config::MOMENTS,
+    identity,
     policy_key::{PolicyEntry, PolicyKey, PortKey},
 };
 use ipnet::IpNet;
@@ -52,7 +54,7 @@ impl Maps {
         });
         let endpoint = |identity| EndpointState {
             identity,
-            sets: image.sets[&identity].numbers,
+            sets: [image.sets[&identity].numbers; MOMENTS + 1],
         };
         let host = image.host_addresses.iter();
         let host = host.map(|(address, number)| (IpNet::from(*address), *number));
@@ -74,7 +76,7 @@ impl Maps {
             RawEndpoint::Workload(index) => index + 1,
         };
         let judge = Judge {
-            set: self.endpoints[endpoint].sets[flow.direction as usize],
+            set: self.endpoints[endpoint].sets[0][flow.direction as usize],
             peer: match flow.peer {
                 RawPeer::Host => identity::HOST,
                 RawPeer::Workload(index) => self.endpoints[index + 1].identity,

@@ -8,7 +8,10 @@ use std::{collections::BTreeMap, net::IpAddr};
 use anyhow::{Context, Result};
 use enforcer::{
     compile::{self, Image, Inputs, Limits, Numbers, Subjects},
-    datapath::desired::{DesiredEndpoint, EndpointPlace},
+    datapath::{
+        clock::WallClock,
+        desired::{DesiredEndpoint, EndpointPlace},
+    },
     policy::{self, model::Mode},
 };
 use enforcer_common::{
@@ -92,7 +95,7 @@ fn put(loaded: &mut Loaded<'_>, links: &[u32]) -> Result<()> {
         ..endpoint(OWNER, "owner")?
     };
     let endpoints = vec![endpoint(CLOSED, "closed")?, endpoint(OPEN, "open")?, owner];
-    loaded.apply(image, endpoints, Vec::new())?;
+    loaded.apply(image, endpoints, Vec::new(), WallClock::default())?;
     loaded.set_adopting(false)
 }
 

@@ -8,13 +8,17 @@ use std::{collections::HashMap, net::IpAddr};
 use anyhow::Result;
 use enforcer::{
     compile::{self, Image, Inputs, Limits, Numbers, Subjects, image::WorkloadName},
-    datapath::desired::{DesiredEndpoint, EndpointPlace, HOST_ENDPOINT},
+    datapath::{
+        clock::WallClock,
+        desired::{DesiredEndpoint, EndpointPlace, HOST_ENDPOINT},
+    },
+    policy::model::Moment,
 };
 use enforcer_common::{
     Action, Decision,
     Direction::{self, Egress, Ingress},
     Judge, Protocol, Reason,
-    config::FailsafePort,
+    config::{FailsafePort, MOMENTS},
     conntrack::tcp_flag::{ACK, SYN},
     denied_entry::DeniedKey,
     flow_key::{icmp_port, mapped},
@@ -240,7 +244,7 @@ impl Case<'_> {
         };
         let endpoint = self.identity(flow.endpoint);
         let decision = Judge {
-            set: self.image.sets[&endpoint].numbers[flow.direction as usize],
+            set: self.image.sets[&endpoint].numbers_at(self.scenario.now)[flow.direction as usize],
             peer: self.image.identity_of(address),
             protocol: flow.protocol,
             port: flow.port,
@@ -356,26 +360,51 @@ fn workload_name(scenario: &Scenario, index: usize) -> WorkloadName {
     }
 }
 
-/// Puts a scenario in force.
-fn put(
-    loaded: &mut Loaded<'_>,
-    links: &[u32],
-    scenario: &Scenario,
-    numbers: &mut Numbers,
-) -> Image {
-    let image = compile::compile(
+/// A scenario compiled for its moment, and for those ahead.
+fn compile(scenario: &Scenario) -> Image {
+    let limits = Limits {
+        moments: MOMENTS,
+        ..Limits::NONE
+    };
+    compile::compile(
         &Inputs {
             policy: &scenario.policy,
             mode: scenario.mode,
             now: scenario.now,
             host_addresses: &scenario.host_addresses,
             subjects: Subjects::All,
-            limits: &Limits::NONE,
+            limits: &limits,
             in_force: None,
         },
-        numbers,
+        &mut Numbers::default(),
     )
-    .expect("nothing is too large");
+    .expect("nothing is too large")
+}
+
+/// The same image where time stands still at `now`: what has come by then is over long since,
+/// and all else is far away.
+fn standing_at(image: &Image, now: Moment) -> Image {
+    let today = Moment::now().0;
+    let displaced = |(order, moment): (i64, Moment)| {
+        let away = if moment <= now { -1_000_000 } else { 1_000_000 };
+        Moment(today + away + order)
+    };
+    let mut standing = image.clone();
+    for moment in standing.moments.iter_mut().enumerate() {
+        *moment.1 = displaced((i64::try_from(moment.0).expect("a few"), *moment.1));
+    }
+    for sets in standing.sets.values_mut() {
+        for (moment, _) in &mut sets.later {
+            let order = image.moments.iter().position(|other| other == moment);
+            let order = i64::try_from(order.expect("it is one of them")).expect("a few");
+            *moment = displaced((order, *moment));
+        }
+    }
+    standing
+}
+
+/// Puts the image of a scenario in force.
+fn put(loaded: &mut Loaded<'_>, links: &[u32], scenario: &Scenario, image: &Image) {
     let endpoints = (0..scenario.policy.workloads.len())
         .map(|index| DesiredEndpoint {
             id: 2 + u32::try_from(index).expect("a few"),
@@ -390,9 +419,13 @@ fn put(
         })
         .collect();
     loaded
-        .apply(image.clone(), endpoints, FAILSAFE.to_vec())
+        .apply(
+            image.clone(),
+            endpoints,
+            FAILSAFE.to_vec(),
+            WallClock::now(),
+        )
         .expect("the image is applied");
-    image
 }
 
 /// The address of the other side: what the flow says, or one of whom it names.
@@ -427,6 +460,8 @@ fn local_address(like: IpAddr, serial: u32) -> IpAddr {
 struct Tally {
     serial: u32,
     policies: u32,
+    /// Policies in force some of whose moments had come since they were compiled.
+    switched: u32,
     passed: u64,
     dropped: u64,
     audited: u64,
@@ -443,7 +478,18 @@ fn run(
     if tally.policies.is_multiple_of(ROUND) {
         loaded.forget_flows().expect("flows are forgotten");
     }
-    let image = put(loaded, links, scenario, &mut Numbers::default());
+    let image = compile(scenario);
+    // The kernel finds itself after some of the moments that it knows of.
+    let times: Vec<Moment> = std::iter::once(scenario.now)
+        .chain(image.moments.iter().copied())
+        .collect();
+    let at = times[tally.policies as usize % times.len()];
+    tally.switched += u32::from(at > scenario.now);
+    let scenario = &Scenario {
+        now: at,
+        ..scenario.clone()
+    };
+    put(loaded, links, scenario, &standing_at(&image, at));
     loaded.set_adopting(adopting).expect("entries are written");
     // What a case that failed has left.
     loaded.datapath.drain_denied().expect("denied flows");
@@ -552,5 +598,6 @@ fn the_kernel_says_what_the_documents_say() -> Result<()> {
         for count in [tally.passed, tally.dropped, tally.audited] {
             assert!(count > u64::from(tally.policies), "{count}");
         }
+        assert!(tally.switched > tally.policies / 20, "{}", tally.switched);
     })
 }

@@ -27,7 +27,7 @@ use crate::{
     pipeline::Place,
     report::{Facts, Report},
     table::{
-        config::{config, now},
+        config::{config, moment, now},
         endpoints, policy, sockets,
     },
 };
@@ -175,7 +175,7 @@ fn judge<F: Report>(ctx: &SockAddrContext, config: &Config, call: &Call, address
         }
     }
     let decision = policy::decide(&Judge {
-        set: call.endpoint.set(Direction::Egress),
+        set: endpoints::set_at(call.endpoint, Direction::Egress, moment(config)),
         peer,
         protocol: call.protocol,
         port: call.port,

@@ -12,7 +12,7 @@ use crate::{
     family::Family,
     parse::{Packet, frame::Skb, kind, plain::Step, quoted::Quoted},
     pipeline::Place,
-    table::flows,
+    table::{config::generation, flows},
 };
 
 /// What the flow table says to a packet.
@@ -36,14 +36,15 @@ pub fn known<F: Family>(
     packet: &Step,
     flow: &FlowKey<F::Addr>,
     direction: Direction,
-    seconds: u32,
+    place: &Place,
 ) -> Known {
     let Some(entry) = F::flow(flow) else {
         return Known::Unknown;
     };
     // SAFETY: a live map value. Other CPUs may change it too; every field stands alone.
     let entry = unsafe { &mut *entry };
-    if entry.generation != config.generation
+    let seconds = place.seconds;
+    if entry.generation != generation(config, place.now, entry.seen == seconds)
         || entry.flags & flow_flag::DENIED != 0
         || entry.is_expired(packet.protocol, seconds)
         || entry.is_reopened_by(direction, packet.protocol, packet.tcp_flags)

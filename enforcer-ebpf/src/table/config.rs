@@ -1,6 +1,10 @@
 //! What holds for the whole node, and the clock.
 
-use aya_ebpf::{btf_maps::Array, helpers::generated::bpf_ktime_get_coarse_ns, macros::btf_map};
+use aya_ebpf::{
+    btf_maps::Array,
+    helpers::generated::{bpf_ktime_get_boot_ns, bpf_ktime_get_coarse_ns},
+    macros::btf_map,
+};
 use enforcer_common::{Direction, config::Config};
 
 #[btf_map]
@@ -17,6 +21,33 @@ pub fn config() -> Option<&'static Config> {
 pub fn now() -> u64 {
     // SAFETY: the helper has no preconditions.
     unsafe { bpf_ktime_get_coarse_ns() }
+}
+
+/// The clock of [`Config::moments`]; 0 while there are none ahead, so that nobody pays for it.
+#[inline(always)]
+pub fn moment(config: &Config) -> u64 {
+    if config.moments[0] == 0 {
+        return 0;
+    }
+    // SAFETY: the helper has no preconditions.
+    unsafe { bpf_ktime_get_boot_ns() }
+}
+
+/// The generation that decisions of a moment carry.
+#[inline(never)]
+pub fn generation_at(config: &Config, moment: u64) -> u32 {
+    config.generation_at(moment)
+}
+
+/// The generation now (nanoseconds of the monotonic clock). Where nothing is ahead it costs one
+/// comparison. `again`: it was asked for the same flow within this second; then the monotonic
+/// clock tells well enough whether the first moment has come, because the host has not slept.
+#[inline(always)]
+pub fn generation(config: &Config, now: u64, again: bool) -> u32 {
+    if config.moments[0] == 0 || again && now.wrapping_add(config.slept) < config.moments[0] {
+        return config.generation;
+    }
+    generation_at(config, moment(config))
 }
 
 /// Whether the port is one that no policy can close on the host endpoint: 1 or 0. A global

@@ -1,7 +1,10 @@
 //! Endpoints by interface and by cgroup.
 
 use aya_ebpf::{bindings::BPF_F_NO_PREALLOC, btf_maps::HashMap, macros::btf_map};
-use enforcer_common::endpoint_entry::{EndpointEntry, endpoint_flag};
+use enforcer_common::{
+    Direction,
+    endpoint_entry::{EndpointEntry, endpoint_flag},
+};
 
 #[btf_map]
 static INTERFACES: HashMap<u32, EndpointEntry, 1024, { BPF_F_NO_PREALLOC as usize }> =
@@ -26,6 +29,13 @@ pub fn interface(ifindex: u32) -> Option<&'static EndpointEntry> {
 pub fn cgroup(id: u64) -> Option<&'static EndpointEntry> {
     // SAFETY: as above.
     unsafe { CGROUPS.get(id) }
+}
+
+/// The policy set of an endpoint in one direction at a moment
+/// ([`crate::table::config::moment`]). Never inlined: the verifier walks the loop in few states.
+#[inline(never)]
+pub fn set_at(endpoint: &EndpointEntry, way: Direction, moment: u64) -> u32 {
+    endpoint.set_at(way, moment)
 }
 
 /// The nearest enrolled one in a chain of cgroups, given the ancestor's id at each level (0

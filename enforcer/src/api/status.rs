@@ -110,6 +110,19 @@ pub struct PolicyStatus {
     /// tree was applied over it. It is read again when it changes or at `enforcer apply`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub held: Option<String>,
+    /// The next moments at which rules about this node begin or end: RFC 3339, UTC, ascending.
+    /// The kernel changes over by itself then, whether a daemon runs or not.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub moments: Vec<String>,
+    /// Later moments for which the kernel has no room yet: each needs the daemon to run when one
+    /// of `moments` passes.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub moments_beyond: usize,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+const fn is_zero(count: &usize) -> bool {
+    *count == 0
 }
 
 /// Where the policy in force came from.

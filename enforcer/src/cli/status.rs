@@ -113,6 +113,30 @@ fn mode_line(status: &Status) -> String {
     format!("{} ({from})", mode_name(status.mode.effective))
 }
 
+/// When rules begin and end.
+fn moments(status: &Status, out: &mut dyn Write) -> io::Result<()> {
+    let policy = &status.policy;
+    let Some(next) = policy.moments.first() else {
+        return Ok(());
+    };
+    let further = match policy.moments.len() - 1 {
+        0 => String::new(),
+        further => format!(", and at {further} further moments"),
+    };
+    writeln!(
+        out,
+        "validity  rules begin or end at {next}{further}, with or without the daemon"
+    )?;
+    if policy.moments_beyond > 0 {
+        writeln!(
+            out,
+            "          {} later moments do not fit into the kernel yet: they need the daemon",
+            policy.moments_beyond
+        )?;
+    }
+    Ok(())
+}
+
 fn policy(status: &Status, out: &mut dyn Write) -> io::Result<()> {
     let policy = &status.policy;
     let from = match policy.from {
@@ -152,7 +176,7 @@ fn policy(status: &Status, out: &mut dyn Write) -> io::Result<()> {
             short(held)
         )?;
     }
-    Ok(())
+    moments(status, out)
 }
 
 fn remote(git: &GitStatus, out: &mut dyn Write) -> io::Result<()> {

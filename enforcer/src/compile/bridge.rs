@@ -28,6 +28,7 @@ use std::{
 };
 
 use enforcer_common::{
+    config::MOMENTS,
     identity,
     policy_key::{PolicyEntry, PolicyKey},
 };
@@ -52,8 +53,8 @@ pub struct Held<'a> {
 pub struct EndpointState {
     /// Its workload's identity: that of a peer whose socket is in it.
     pub identity: u32,
-    /// Sets by direction.
-    pub sets: [u32; 2],
+    /// Sets by direction, now and at moments ahead; the first again where there are fewer.
+    pub sets: [[u32; 2]; MOMENTS + 1],
 }
 
 /// An endpoint before and after.
@@ -185,10 +186,18 @@ impl Sides {
     fn new(old: Held<'_>, new: Held<'_>, endpoints: &[EndpointChange]) -> Self {
         let mut left = HashSet::new();
         for change in endpoints {
-            let old = change.old.map_or([0; 2], |old| old.sets);
-            let new = change.new.map_or([0; 2], |new| new.sets);
-            let pairs = old.into_iter().zip(new);
-            left.extend(pairs.filter(|(old, new)| old != new).map(|(old, _)| old));
+            let sets = |state: Option<EndpointState>| {
+                state.map_or([[0; 2]; MOMENTS + 1], |state| state.sets)
+            };
+            let (old, new) = (sets(change.old), sets(change.new));
+            for way in 0..2 {
+                let stays = |set| new.iter().any(|sets| sets[way] == set);
+                left.extend(
+                    old.map(|sets| sets[way])
+                        .into_iter()
+                        .filter(|set| !stays(*set)),
+                );
+            }
         }
         let mut sides = HashMap::new();
         for (set, _) in old.policies.parts() {
@@ -311,7 +320,7 @@ mod tests {
     fn change(old: u32, new: u32) -> EndpointChange {
         let state = |set| EndpointState {
             identity: identity::HOST,
-            sets: [0, set],
+            sets: [[0, set]; MOMENTS + 1],
         };
         EndpointChange {
             old: Some(state(old)),

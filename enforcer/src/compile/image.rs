@@ -10,7 +10,7 @@ use std::{
 
 use enforcer_common::{
     Decision, Direction, PolicyLookup, identity,
-    policy_key::{PolicyEntry, PolicyKey, PortKey},
+    policy_key::{ALLOW_ALL, PolicyEntry, PolicyKey, PortKey},
 };
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -21,7 +21,7 @@ use super::{
 };
 pub use crate::policy::model::Assurance;
 use crate::policy::model::{
-    Accountability, Labels, Mode, NamedPort, Origin, PolicyKind, RuleAction, Tier, Workload,
+    Accountability, Labels, Mode, Moment, NamedPort, Origin, PolicyKind, RuleAction, Tier, Workload,
 };
 
 /// What policy can see of a peer or endpoint. Equal values share a number.
@@ -146,11 +146,28 @@ impl From<Direction> for RuleDirection {
 }
 
 /// Policy sets of one identity.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Sets {
     /// By direction (egress, ingress); [`enforcer_common::policy_key::ALLOW_ALL`] where nothing
     /// restricts.
     pub numbers: [u32; 2],
+    /// What they become at moments ahead, ascending.
+    pub later: Vec<(Moment, [u32; 2])>,
+}
+
+impl Sets {
+    /// Whether something restricts the identity, now or at one of the moments ahead.
+    pub fn restrict(&self) -> bool {
+        let later = self.later.iter().map(|(_, numbers)| numbers);
+        let mut all = later.chain([&self.numbers]);
+        all.any(|numbers| *numbers != [ALLOW_ALL; 2])
+    }
+
+    /// The numbers at a moment, which is not before that of the image.
+    pub fn numbers_at(&self, moment: Moment) -> [u32; 2] {
+        let passed = self.later.iter().take_while(|(from, _)| *from <= moment);
+        passed.last().map_or(self.numbers, |(_, numbers)| *numbers)
+    }
 }
 
 /// The full name of a workload.
@@ -196,6 +213,11 @@ pub struct Image {
     /// Policy sets of every local subject: workloads by identity number, the host under
     /// [`enforcer_common::identity::HOST`].
     pub sets: HashMap<u32, Sets>,
+    /// The moments ahead at which some of `sets` change by themselves, ascending.
+    pub moments: Vec<Moment>,
+    /// How many more moments there are at which that may be, for which there was no room
+    /// ([`super::Limits::moments`]).
+    pub moments_beyond: usize,
     /// The identity of every local workload where the kernel itself proves it (interface or
     /// cgroup), under which its `sets` stand.
     pub workloads: Arc<BTreeMap<WorkloadName, u32>>,

@@ -20,16 +20,21 @@ pub struct Limits {
     pub prefixes: usize,
     /// The array of rule counters; number 0 is not given to a rule.
     pub rules: usize,
+    /// How many moments ahead an endpoint's sets may change by themselves. What comes later
+    /// waits until one of them has passed.
+    pub moments: usize,
 }
 
 impl Limits {
-    /// No limits, for compilations that never reach a kernel (`explain`, tests).
+    /// No limits, and no moments ahead, for compilations that never reach a kernel (`explain`,
+    /// tests).
     pub const NONE: Self = Self {
         policies: usize::MAX,
         ports: usize::MAX,
         addresses: usize::MAX,
         prefixes: usize::MAX,
         rules: usize::MAX,
+        moments: 0,
     };
 }
 

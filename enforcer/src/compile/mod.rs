@@ -19,6 +19,7 @@ pub mod numbers;
 pub mod tables;
 
 mod known;
+mod moments;
 mod peers;
 pub(crate) mod prefix_table;
 mod ranges;
@@ -36,7 +37,6 @@ pub use self::{
     numbers::Numbers,
 };
 use self::{
-    image::Sets,
     known::Known,
     peers::PeerIndex,
     rules::{Rulebook, Shelf, count},
@@ -180,13 +180,17 @@ impl Memory {
         if !index.add(known.identities.missing_in(&before)) {
             return Ok(None);
         }
-        let mut sets: HashMap<u32, Sets> = HashMap::new();
+        let moments::Ahead { moments, beyond } = moments::ahead(inputs, known, index);
+        let mut lines: HashMap<u32, Vec<[u32; 2]>> = HashMap::new();
         for direction in [Direction::Egress, Direction::Ingress] {
             let (rule_shelf, set_shelf) = &mut shelves[direction as usize];
-            let book = Rulebook::new(inputs, direction, index, rule_shelf);
-            let about = book.about_workloads(index);
+            rule_shelf.open();
+            let times = std::iter::once(inputs.now).chain(moments.iter().copied());
+            let books = times.map(|now| Rulebook::new(inputs, now, direction, index, rule_shelf));
+            let books: Vec<Rulebook> = books.collect();
+            rule_shelf.close();
             let mut builder = SetBuilder::new(
-                &book,
+                &books[0],
                 index,
                 node,
                 inputs.mode,
@@ -194,24 +198,33 @@ impl Memory {
                 &mut image,
                 set_shelf,
             );
-            let mut enter = |identity, number| {
-                let entry = sets.entry(identity).or_insert(Sets {
-                    numbers: [ALLOW_ALL; 2],
-                });
-                entry.numbers[direction as usize] = number;
-            };
-            let host = builder.set(identity::HOST, &book.about_host())?;
-            enter(identity::HOST, host);
-            for (position, policies) in about.iter().enumerate() {
-                let number = index.identity(count(position));
-                if known.is_local(number) {
-                    enter(number, builder.set(number, policies)?);
+            for (time, book) in books.iter().enumerate() {
+                if time > 0 {
+                    builder.turn(book);
+                }
+                let mut enter = |identity, number| {
+                    let line = lines.entry(identity);
+                    let line = line.or_insert_with(|| vec![[ALLOW_ALL; 2]; books.len()]);
+                    line[time][direction as usize] = number;
+                };
+                let host = builder.set(identity::HOST, &book.about_host())?;
+                enter(identity::HOST, host);
+                for (position, policies) in book.about_workloads(index).iter().enumerate() {
+                    let number = index.identity(count(position));
+                    if known.is_local(number) {
+                        enter(number, builder.set(number, policies)?);
+                    }
                 }
             }
             builder.finish();
         }
         index.settle();
-        image.sets = sets;
+        image.sets = lines
+            .into_iter()
+            .map(|(identity, line)| (identity, moments::sets_of(&line, &moments)))
+            .collect();
+        image.moments = moments::in_use(&image.sets);
+        image.moments_beyond = beyond;
         sets::blocked(node, inputs.mode, numbers, &mut image)?;
         image.rules = numbers.live_rules().clone();
         image.addresses = known.addresses.clone();

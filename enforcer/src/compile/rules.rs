@@ -89,18 +89,54 @@ pub(super) struct BookRule {
 /// [`PolicyRules::subject_ports`].
 #[derive(Debug, Default)]
 pub(super) struct Shelf {
-    known: HashMap<(usize, Option<Vec<NamedPort>>), Arc<PolicyRules>>,
+    /// More than one where a policy has rules that begin or end.
+    known: HashMap<ShelfKey, Vec<Arc<PolicyRules>>>,
+    /// Those of the compilation before, while one is under way.
+    before: HashMap<ShelfKey, Vec<Arc<PolicyRules>>>,
     last_id: u64,
 }
 
+type ShelfKey = (usize, Option<Vec<NamedPort>>);
+
+impl Shelf {
+    /// A compilation begins: what it does not take again is forgotten at its end.
+    pub fn open(&mut self) {
+        self.before = std::mem::take(&mut self.known);
+    }
+
+    /// A compilation ends.
+    pub fn close(&mut self) {
+        self.before = HashMap::new();
+    }
+
+    fn take(
+        &mut self,
+        key: &ShelfKey,
+        fits: impl Fn(&PolicyRules) -> bool,
+    ) -> Option<Arc<PolicyRules>> {
+        let find = |shelf: &HashMap<ShelfKey, Vec<Arc<PolicyRules>>>| {
+            let known = shelf.get(key)?.iter();
+            known.into_iter().find(|known| fits(known)).cloned()
+        };
+        if let Some(known) = find(&self.known) {
+            return Some(known);
+        }
+        let known = find(&self.before)?;
+        let kept = self.known.entry(key.clone()).or_default();
+        kept.push(known.clone());
+        Some(known)
+    }
+}
+
 impl Rulebook {
+    /// The book of a moment: that of the inputs, or one ahead.
     pub fn new(
         inputs: &Inputs<'_>,
+        now: Moment,
         direction: Direction,
         index: &mut PeerIndex,
         shelf: &mut Shelf,
     ) -> Self {
-        let now = inputs.now;
         let holding = inputs.policy.policies.iter();
         let mut sorted: Vec<_> = holding.filter(|p| p.validity.holds(now)).collect();
         sorted.sort_by(|a, b| a.rank().cmp(&b.rank()));
@@ -109,7 +145,6 @@ impl Rulebook {
             policies: Vec::new(),
             rules: Vec::new(),
         };
-        let mut before = std::mem::take(&mut shelf.known);
         for policy in sorted {
             let Some(rules) = &policy.rules[direction as usize] else {
                 continue;
@@ -123,7 +158,7 @@ impl Rulebook {
             for subject_ports in variants(policy, rules, direction, index) {
                 // While it is known here, nothing else can be where it is.
                 let key = (Arc::as_ptr(policy).addr(), subject_ports);
-                let known = before.remove(&key).filter(|known| {
+                let known = shelf.take(&key, |known| {
                     known.mode == mode
                         && known.ports_known.is_none_or(|k| k == index.ports_known())
                         && policy.means_the_same(known.as_of, now)
@@ -132,12 +167,13 @@ impl Rulebook {
                     shelf.last_id += 1;
                     let ports = key.1.clone();
                     let fresh = PolicyRules::new(policy, rules, mode, now, ports, direction, index);
-                    Arc::new(PolicyRules {
+                    let fresh = Arc::new(PolicyRules {
                         id: shelf.last_id,
                         ..fresh
-                    })
+                    });
+                    shelf.known.entry(key).or_default().push(fresh.clone());
+                    fresh
                 });
-                shelf.known.insert(key, says.clone());
                 let (first, number) = (count(book.rules.len()), count(book.policies.len()));
                 let places = 0..count(says.rules.len());
                 book.rules.extend(places.map(|place| (number, place)));
@@ -285,7 +321,7 @@ impl PolicyRules {
 }
 
 /// The peer numbers of a policy's selectors; `None`: the host.
-fn subject_of(policy: &Policy, index: &mut PeerIndex) -> Option<Arc<[u32]>> {
+pub(super) fn subject_of(policy: &Policy, index: &mut PeerIndex) -> Option<Arc<[u32]>> {
     match &policy.subject {
         Subject::Host => None,
         Subject::Workloads(selectors) => {

@@ -39,7 +39,9 @@ pub(super) struct SetBuilder<'a> {
     shelf: &'a mut SetShelf,
     /// Sets by the policies that they come from.
     done: HashMap<Vec<u64>, Arc<KnownSet>>,
-    /// The policies of every identity that has a set.
+    /// The book is that of a moment ahead.
+    ahead: bool,
+    /// The policies of every identity that has a set now.
     policies_of: HashMap<u32, Vec<u64>>,
     /// Policies with a peer that matches more than in the last compilation.
     grown: HashSet<u64>,
@@ -79,15 +81,6 @@ impl<'a> SetBuilder<'a> {
         image: &'a mut Image,
         shelf: &'a mut SetShelf,
     ) -> Self {
-        let grown = index.grown();
-        let has_grown = |says: &PolicyRules| says.peers().any(|peer| grown.contains_key(&peer));
-        let policies = book.policies.iter().map(|policy| &*policy.says);
-        let grown = if grown.is_empty() {
-            HashSet::new()
-        } else {
-            let policies = policies.filter(|says| has_grown(says));
-            policies.map(|says| says.id).collect()
-        };
         Self {
             book,
             index,
@@ -97,13 +90,23 @@ impl<'a> SetBuilder<'a> {
             image,
             shelf,
             done: HashMap::new(),
+            ahead: false,
             policies_of: HashMap::new(),
-            grown,
+            grown: grown(book, index).collect(),
             rule_numbers: vec![0; book.len()],
             isolation_numbers: vec![0; book.policies.len()],
             default_number: 0,
             class_of: Vec::new(),
         }
+    }
+
+    /// Goes on with the book of a moment ahead: the sets that are the same are the same.
+    pub fn turn(&mut self, book: &'a Rulebook) {
+        self.ahead = true;
+        self.grown.extend(grown(book, self.index));
+        self.rule_numbers = vec![0; book.len()];
+        self.isolation_numbers = vec![0; book.policies.len()];
+        self.book = book;
     }
 
     /// The number of the set that the policies at these (ascending) indices make for an
@@ -117,7 +120,9 @@ impl<'a> SetBuilder<'a> {
         let says = says.map(|policy| &self.book.policies[*policy as usize].says);
         let ids: Vec<u64> = says.clone().map(|says| says.id).collect();
         if let Some(set) = self.done.get(&ids) {
-            self.policies_of.insert(identity, ids);
+            if !self.ahead {
+                self.policies_of.insert(identity, ids);
+            }
             return Ok(set.number);
         }
         let known = self.shelf.sets.get(&ids);
@@ -125,8 +130,13 @@ impl<'a> SetBuilder<'a> {
         let set = if let Some(known) = unchanged {
             known.clone()
         } else {
-            let former = self.shelf.policies_of.get(&identity);
-            let former = known.or_else(|| self.shelf.sets.get(former?)).cloned();
+            let (sets, policies_of) = if self.ahead {
+                (&self.done, &self.policies_of)
+            } else {
+                (&self.shelf.sets, &self.shelf.policies_of)
+            };
+            let former = policies_of.get(&identity);
+            let former = known.or_else(|| sets.get(former?)).cloned();
             let says: Vec<_> = says.cloned().collect();
             let patched = match former {
                 Some(former) => self.patched(&former, &says, policies, default)?,
@@ -149,7 +159,9 @@ impl<'a> SetBuilder<'a> {
             self.image.ports.put(*table, entries);
         }
         let number = set.number;
-        self.policies_of.insert(identity, ids.clone());
+        if !self.ahead {
+            self.policies_of.insert(identity, ids.clone());
+        }
         self.done.insert(ids, set);
         Ok(number)
     }
@@ -331,6 +343,15 @@ impl<'a> SetBuilder<'a> {
         }
         Ok(entries)
     }
+}
+
+/// The policies of a book with a peer that matches more than in the last compilation.
+fn grown<'b>(book: &'b Rulebook, index: &PeerIndex) -> impl Iterator<Item = u64> {
+    let grown = index.grown();
+    let has_grown = |says: &PolicyRules| says.peers().any(|peer| grown.contains_key(&peer));
+    let policies = book.policies.iter().map(|policy| &*policy.says);
+    let policies = policies.filter(move |says| !grown.is_empty() && has_grown(says));
+    policies.map(|says| says.id)
 }
 
 /// Whether two lists of policies isolate by the same ones, which default denies are named after.

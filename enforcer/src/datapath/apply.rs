@@ -57,9 +57,9 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    /// What leads from `old` to `new`. `host_sets`: sets of the host in the new image, which
+    /// What leads from `old` to `new`. `host`: with the sets of the host in the new image, which
     /// judge the sockets of a cgroup that is no workload any more.
-    pub fn between(old: &Contents, new: &Contents, host_sets: [u32; 2], transient: u32) -> Self {
+    pub fn between(old: &Contents, new: &Contents, host: &EndpointEntry, transient: u32) -> Self {
         let mut plan = Self::default();
         let bridge = bridge(old, new, transient);
         #[cfg(test)]
@@ -71,7 +71,7 @@ impl Plan {
         plan.transients = bridge.transients().collect();
         plan.sets(old, new, &bridge);
         plan.peers(&old.peers, &new.peers, &bridge);
-        plan.cgroups(old, new, host_sets, &bridge);
+        plan.cgroups(old, new, host, &bridge);
         differences(&old.interfaces, &new.interfaces, |ifindex, old, new| {
             let stage = match old {
                 None => &mut plan.enrol,
@@ -183,7 +183,7 @@ impl Plan {
         });
     }
 
-    fn cgroups(&mut self, old: &Contents, new: &Contents, host_sets: [u32; 2], bridge: &Bridge) {
+    fn cgroups(&mut self, old: &Contents, new: &Contents, host: &EndpointEntry, bridge: &Bridge) {
         differences(&old.cgroups, &new.cgroups, |id, old, new| {
             let from = workload(old).map_or(identity::HOST, |entry| entry.identity);
             let to = workload(new).map_or(identity::HOST, |entry| entry.identity);
@@ -206,7 +206,8 @@ impl Plan {
                     // they were to endpoints that have not flipped yet.
                     let between = old.map(|entry| EndpointEntry { identity, ..entry });
                     let flipped = between.map(|entry| EndpointEntry {
-                        sets: host_sets,
+                        sets: host.sets,
+                        later: host.later,
                         ..entry
                     });
                     self.between.cgroups.put(id, old, between);
@@ -376,7 +377,7 @@ fn bridge(old: &Contents, new: &Contents, transient: u32) -> Bridge {
 fn endpoint_changes(old: &Contents, new: &Contents) -> Vec<EndpointChange> {
     let state = |entry: EndpointEntry, identity| EndpointState {
         identity,
-        sets: entry.sets,
+        sets: entry.all_sets(),
     };
     let mut changes = Vec::new();
     differences(&old.cgroups, &new.cgroups, |_, old, new| {

@@ -7,15 +7,14 @@ use std::{
     sync::Arc,
 };
 
-use bytemuck::Pod;
+use bytemuck::{Pod, Zeroable};
 use enforcer_common::{
     address_entry::{AddressEntry, address_flag},
     blocked_entry::BlockedEntry,
-    config::{Config, FAILSAFE_PORTS, FailsafePort, config_flag},
-    endpoint_entry::{EndpointEntry, endpoint_flag},
+    config::{Config, FAILSAFE_PORTS, FailsafePort, MOMENTS, config_flag},
+    endpoint_entry::{EndpointEntry, LaterSets, endpoint_flag},
     flow_key::{Addr4, Addr6, PrefixKey},
     identity,
-    policy_key::ALLOW_ALL,
 };
 use ipnet::IpNet;
 
@@ -25,7 +24,7 @@ use super::{
     table::{Table, TableError},
 };
 use crate::compile::{
-    image::{IdentitySubject, Image},
+    image::{self, IdentitySubject, Image},
     tables::{PolicySets, PortTables},
 };
 
@@ -161,13 +160,6 @@ impl Contents {
     }
 
     fn add_endpoints(&mut self, desired: &Desired, old: &Self, now: u32) {
-        let image = &desired.image;
-        let sets = |identity: u32| {
-            image
-                .sets
-                .get(&identity)
-                .map_or([ALLOW_ALL; 2], |sets| sets.numbers)
-        };
         // Only what was there before enforcement can have datagrams under way. Whatever comes
         // later is enrolled before it talks, and a datagram that looks like an answer is none.
         let first = old.interfaces.is_empty() && old.cgroups.is_empty();
@@ -181,10 +173,7 @@ impl Contents {
         for endpoint in &desired.endpoints {
             let mut entry = EndpointEntry {
                 id: endpoint.id,
-                identity: endpoint.identity,
-                sets: sets(endpoint.identity),
-                flags: 0,
-                adopt_until: 0,
+                ..with_sets(desired, endpoint.identity)
             };
             if endpoint.audit {
                 entry.flags |= endpoint_flag::AUDIT;
@@ -227,10 +216,9 @@ impl Contents {
                 uplink.ifindex,
                 EndpointEntry {
                     id: HOST_ENDPOINT,
-                    identity: identity::HOST,
-                    sets: sets(identity::HOST),
                     flags,
                     adopt_until,
+                    ..with_sets(desired, identity::HOST)
                 },
             );
         }
@@ -252,7 +240,11 @@ impl Contents {
             .image
             .sets
             .get(&identity::HOST)
-            .is_some_and(|sets| sets.numbers != [ALLOW_ALL; 2]);
+            .is_some_and(image::Sets::restrict);
+        let mut moments = [0; MOMENTS];
+        for (slot, moment) in moments.iter_mut().zip(&desired.image.moments) {
+            *slot = desired.clock.boot_time(*moment);
+        }
         let mut flags = 0;
         for (wanted, flag) in [
             (node.report_allowed, config_flag::REPORT_ALLOWED),
@@ -270,6 +262,8 @@ impl Contents {
         Config {
             generation,
             flags,
+            moments,
+            slept: desired.clock.slept,
             prefixes: [
                 count_of(&self.peers.prefixes4),
                 count_of(&self.peers.prefixes6),
@@ -280,6 +274,24 @@ impl Contents {
             failsafe,
         }
     }
+}
+
+/// An endpoint of which only the identity and its sets are said.
+pub(super) fn with_sets(desired: &Desired, identity: u32) -> EndpointEntry {
+    let mut entry = EndpointEntry {
+        identity,
+        ..EndpointEntry::zeroed()
+    };
+    if let Some(sets) = desired.image.sets.get(&identity) {
+        entry.sets = sets.numbers;
+        for (slot, (moment, numbers)) in entry.later.iter_mut().zip(&sets.later) {
+            *slot = LaterSets {
+                moment: desired.clock.boot_time(*moment),
+                sets: *numbers,
+            };
+        }
+    }
+    entry
 }
 
 fn subject(image: &Image, identity: u32) -> Option<&IdentitySubject> {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use enforcer_common::config::FailsafePort;
 
+use super::clock::WallClock;
 use crate::compile::image::Image;
 
 /// Everything that `Datapath::apply` makes true.
@@ -17,6 +18,8 @@ pub struct Desired {
     pub uplinks: Vec<Uplink>,
     /// What holds for the whole node.
     pub node: NodeConfig,
+    /// When the moments ahead will have come.
+    pub clock: WallClock,
 }
 
 /// An endpoint of a local workload.

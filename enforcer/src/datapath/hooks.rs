@@ -51,7 +51,10 @@ impl Datapath {
         let blocks = !new.blocked4.is_empty() || !new.blocked6.is_empty();
         for uplink in &desired.uplinks {
             let entry = new.interfaces.get(&uplink.ifindex);
-            let restricted = entry.is_some_and(|entry| entry.sets != [ALLOW_ALL; 2]);
+            let restricted = entry.is_some_and(|entry| {
+                let mut sets = entry.all_sets().into_iter();
+                sets.any(|sets| sets != [ALLOW_ALL; 2])
+            });
             let xdp = match self.settings.xdp {
                 XdpMode::Off => false,
                 XdpMode::OnDemand => blocks,

@@ -37,7 +37,6 @@ use enforcer_common::{
     counter::Counter,
     denied_entry::{DeniedEntry, DeniedKey},
     identity,
-    policy_key::ALLOW_ALL,
 };
 
 use self::{
@@ -168,9 +167,8 @@ impl Datapath {
             self.contents = Contents::read(&self.tables)?;
         }
         let new = Contents::desired(desired, &self.contents, clock::seconds());
-        let host_sets = desired.image.sets.get(&identity::HOST);
-        let host_sets = host_sets.map_or([ALLOW_ALL; 2], |sets| sets.numbers);
-        let plan = Plan::between(&self.contents, &new, host_sets, self.transients.next());
+        let host = contents::with_sets(desired, identity::HOST);
+        let plan = Plan::between(&self.contents, &new, &host, self.transients.next());
         plan.check_room(&self.contents, &self.settings.capacities)?;
         let block_at_tc = self.settings.xdp == XdpMode::Off;
         let sockets_at_tc = self.settings.cgroup_root.is_none();
@@ -254,8 +252,7 @@ impl Datapath {
             self.wait()?;
         }
         self.take(&plan.settle, done)?;
-        // Generation 0 means "never".
-        let generation = widened.generation.wrapping_add(1).max(1);
+        let generation = widened.next_generation();
         let config = Config {
             generation,
             ..config

@@ -4,7 +4,10 @@ use std::path::PathBuf;
 
 use sha2::{Digest, Sha256};
 
-use enforcer_common::abi::{self, map};
+use enforcer_common::{
+    abi::{self, map},
+    config::MOMENTS,
+};
 
 use crate::compile::Limits;
 
@@ -88,6 +91,7 @@ impl Capacities {
             addresses: self.addresses as usize,
             prefixes: self.prefixes as usize,
             rules: self.rules as usize,
+            moments: MOMENTS,
         }
     }
 

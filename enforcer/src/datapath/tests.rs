@@ -141,7 +141,13 @@ fn policy_at(version: u32, ifindex: u32, link: &str) -> Desired {
         Arc::make_mut(&mut image.addresses).insert(IpAddr::from(address).into(), number);
     }
     let numbers = [egress, ingress];
-    image.sets.insert(500, Sets { numbers });
+    image.sets.insert(
+        500,
+        Sets {
+            numbers,
+            later: Vec::new(),
+        },
+    );
     Desired {
         image: Arc::new(image),
         endpoints: vec![DesiredEndpoint {
@@ -165,6 +171,7 @@ fn policy_at(version: u32, ifindex: u32, link: &str) -> Desired {
             report_limit: 100,
             local_addresses: Vec::new(),
         },
+        clock: clock::WallClock::default(),
     }
 }
 

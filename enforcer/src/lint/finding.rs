@@ -71,6 +71,8 @@ lints! {
     SamePolicy = "same-policy", Warning;
     /// A policy or rule has ended.
     EndedRule = "ended-rule", Warning;
+    /// More rules about a workload begin or end than the kernel knows ahead.
+    ManyMoments = "many-moments", Warning;
     /// Any peer is allowed where flows show few.
     WidePeer = "wide-peer", Note;
     /// An annotation that silences a lint is wrong or gives no reason.

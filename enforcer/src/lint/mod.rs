@@ -9,6 +9,7 @@ mod ended_rule;
 mod finding;
 mod ground;
 mod index;
+mod many_moments;
 mod overruled_allow;
 mod same_policy;
 pub mod sarif;
@@ -43,6 +44,7 @@ pub fn run(
     findings.extend(cut_off::find(&ground));
     findings.extend(same_policy::find(&ground));
     findings.extend(ended_rule::find(&ground));
+    findings.extend(many_moments::find(&ground));
     if let Some(flows) = flows {
         findings.extend(wide_peer::find(&ground, flows));
     }

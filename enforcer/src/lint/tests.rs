@@ -223,6 +223,32 @@ fn what_has_ended_is_found_on_the_second() {
 }
 
 #[test]
+fn more_moments_than_the_kernel_knows_are_told() {
+    use enforcer_common::config::MOMENTS;
+
+    let rules = (0..=MOMENTS).map(|n| format!("{{name: r{n}, from: [{{entity: host}}]}}"));
+    let rules: Vec<String> = rules.collect();
+    let spec = format!(
+        "{{selector: {{matchLabels: {{app: db}}}}, ingress: [{}]}}",
+        rules.join(", ")
+    );
+    let mut study = study(&(workloads() + &policy("db", &spec)));
+    let found = |study: &Study, now: i64| -> usize {
+        let findings = run(study, None, Moment(now)).expect("compiles");
+        let found = findings.iter().filter(|f| f.code == Lint::ManyMoments);
+        found.count()
+    };
+    let policy = std::sync::Arc::make_mut(&mut study.policy.policies[0]);
+    let rules = policy.rules[1].as_mut().expect("ingress");
+    for (rule, second) in rules.iter_mut().zip(NOW.0 + 1..) {
+        rule.validity.until = Some(Moment(second));
+    }
+    assert_eq!(found(&study, NOW.0), 1);
+    // One has passed: the others fit.
+    assert_eq!(found(&study, NOW.0 + 1), 0);
+}
+
+#[test]
 fn anybody_is_questioned_where_flows_show_few() {
     let text = workloads()
         + &policy(

@@ -65,6 +65,8 @@ pub struct Metrics {
     load_failed: Gauge,
     policy_errors: Gauge,
     generation: Gauge,
+    moments: Gauge,
+    moments_beyond: Gauge,
     workloads: Gauge,
 }
 
@@ -117,6 +119,8 @@ impl Metrics {
             load_failed: Gauge::default(),
             policy_errors: Gauge::default(),
             generation: Gauge::default(),
+            moments: Gauge::default(),
+            moments_beyond: Gauge::default(),
             workloads: Gauge::default(),
             registry: Registry::default(),
         };
@@ -132,6 +136,16 @@ impl Metrics {
             "policy_generation",
             "Policy generation in force in the kernel",
             metrics.generation.clone(),
+        );
+        ours.register(
+            "policy_moments",
+            "Moments ahead at which rules begin or end, with or without a daemon",
+            metrics.moments.clone(),
+        );
+        ours.register(
+            "policy_moments_beyond",
+            "Later moments for which the kernel has no room yet",
+            metrics.moments_beyond.clone(),
         );
         ours.register(
             "policy_load_failed",
@@ -188,6 +202,12 @@ impl Metrics {
         self.generation.set(generation.into());
         self.apply_seconds.observe(took.as_secs_f64());
         self.state.lock().policy = Some(labels);
+    }
+
+    /// How many moments ahead the kernel knows, and how many it does not.
+    pub fn moments(&self, known: usize, beyond: usize) {
+        self.moments.set(gauge(known));
+        self.moments_beyond.set(gauge(beyond));
     }
 
     /// Whether the tree as it is now is kept out of force.

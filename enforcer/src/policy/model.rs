@@ -64,14 +64,8 @@ impl ResolvedPolicy {
     /// Every moment at which a policy or rule begins or ends to hold, ascending. Between two of
     /// them, and before the first and after the last, the meaning of the tree does not change.
     pub fn boundaries(&self) -> BTreeSet<Moment> {
-        let validities = self.policies.iter().flat_map(|policy| {
-            let rules = policy.rules.iter().flatten().flatten();
-            std::iter::once(policy.validity).chain(rules.map(|rule| rule.validity))
-        });
-        validities
-            .flat_map(|validity| [validity.from, validity.until])
-            .flatten()
-            .collect()
+        let policies = self.policies.iter();
+        policies.flat_map(|policy| policy.boundaries()).collect()
     }
 
     /// Whether the same policies and rules hold at both moments.
@@ -400,6 +394,15 @@ impl Policy {
     /// Whether a rule of it is one that nobody wrote: what Kubernetes always allows.
     pub fn adds(&self, rule: &Rule) -> bool {
         self.kind == PolicyKind::NetworkPolicy && rule.name == LOCAL_NODE
+    }
+
+    /// Every moment at which it or a rule of it begins or ends to hold, in no order.
+    pub fn boundaries(&self) -> impl Iterator<Item = Moment> {
+        let rules = self.rules.iter().flatten().flatten();
+        let validities = std::iter::once(self.validity).chain(rules.map(|rule| rule.validity));
+        validities
+            .flat_map(|validity| [validity.from, validity.until])
+            .flatten()
     }
 
     /// Whether it and the same of its rules hold at both moments.

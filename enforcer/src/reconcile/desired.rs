@@ -11,8 +11,9 @@ use enforcer_common::{
 use crate::{
     api::status::{EndpointStatus, PlaceKind},
     compile::image::{Assurance, WorkloadName},
-    datapath::desired::{
-        Desired, DesiredEndpoint, EndpointPlace, HOST_ENDPOINT, NodeConfig, Uplink,
+    datapath::{
+        clock::WallClock,
+        desired::{Desired, DesiredEndpoint, EndpointPlace, HOST_ENDPOINT, NodeConfig, Uplink},
     },
     inventory::{Snapshot, place},
     policy::model::{Fallback, Mode, NodeSettings, Workload},
@@ -45,6 +46,8 @@ pub struct NodeFacts<'a> {
     pub report_limit: u32,
     /// Second of the Unix epoch.
     pub now: u64,
+    /// How the wall clock stands.
+    pub clock: WallClock,
 }
 
 /// Why there is no plan.
@@ -142,6 +145,7 @@ pub fn plan(
         endpoints,
         uplinks,
         node: node_config(&policy.node, audit, snapshot, facts)?,
+        clock: facts.clock,
     };
     Ok(Plan {
         desired,
@@ -329,6 +333,7 @@ spec: { interface: veth-db, addresses: [10.0.0.7] }
             report_allowed: false,
             report_limit: 10,
             now: 0,
+            clock: WallClock::default(),
         };
         plan(wanted, &snapshot(), &facts, &mut EndpointNumbers::default()).unwrap()
     }

@@ -153,6 +153,8 @@ impl InForce {
             workloads: self.policy.workloads.len(),
             policies: lines.collect(),
             held: self.held.clone(),
+            moments: self.image.moments.iter().map(ToString::to_string).collect(),
+            moments_beyond: self.image.moments_beyond,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The one loop that makes the kernel hold what policy and host say. It alone decides what is
 //! in force; everybody else asks it by [`command::Command`] or reads what it publishes.
 
+mod clock_steps;
 pub mod command;
 pub mod desired;
 pub mod in_force;

@@ -21,6 +21,7 @@ use crate::{
     },
     cause::chain,
     compile::{Inputs, Subjects},
+    datapath::clock::WallClock,
     metrics::mode_name,
     observe::clock::{monotonic, rfc3339},
     policy::model::{Mode, Moment},
@@ -60,6 +61,9 @@ impl<K: Kernel> Reconciler<K> {
         }
         let now = &self.current;
         let mode = mode::effective(self.settings.mode, &tree.policy.node, operator);
+        if self.clock_was_set() {
+            self.clock = WallClock::now();
+        }
         let same_policy = self.tree.is_some() && Arc::ptr_eq(&tree.policy, &now.policy);
         let as_of = Moment::now();
         let same_image = same_policy
@@ -97,6 +101,7 @@ impl<K: Kernel> Reconciler<K> {
             report_allowed: self.settings.report_allowed,
             report_limit: self.settings.report_limit,
             now: unix_milliseconds() / 1_000,
+            clock: self.clock,
         };
         let numbers_before = self.numbers.endpoints.clone();
         let plan = plan(&wanted, &snapshot, &facts, &mut self.numbers.endpoints)

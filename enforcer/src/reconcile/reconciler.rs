@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::{
+    clock_steps::ClockSteps,
     command::Command,
     in_force::InForce,
     kernel::Kernel,
@@ -25,6 +26,7 @@ use crate::{
         status::{Health, PolicySource, Refused},
     },
     compile::{Compiler, Limits},
+    datapath::clock::WallClock,
     inventory::Snapshot,
     metrics::mode_name,
     observe::clock::rfc3339,
@@ -101,6 +103,8 @@ pub struct Reconciler<K> {
     pub(super) boundaries: BTreeSet<Moment>,
     /// When to look whether one of them has come.
     pub(super) boundary: Option<Instant>,
+    /// How the wall clock stood when the kernel was last told when they come.
+    pub(super) clock: WallClock,
 }
 
 #[derive(Debug, Default)]
@@ -150,6 +154,7 @@ impl<K: Kernel> Reconciler<K> {
             recompile: false,
             boundaries: BTreeSet::new(),
             boundary: None,
+            clock: WallClock::now(),
         })
     }
 
@@ -160,6 +165,7 @@ impl<K: Kernel> Reconciler<K> {
         self.wiring.manager.ready(&self.summary());
         let mut alive = interval(self.wiring.manager.watchdog_interval().unwrap_or(IDLE_TICK));
         alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let clock_steps = ClockSteps::new();
         loop {
             tokio::select! {
                 // In this order: at the end, inputs end after `stop`; and what comes often does
@@ -185,6 +191,7 @@ impl<K: Kernel> Reconciler<K> {
                     continue;
                 }
                 () = until(self.boundary) => blocking(|| self.cross_boundary()),
+                () = clock_steps.next() => blocking(|| self.cross_boundary()),
                 () = until(self.retire) => blocking(|| self.retire_numbers()),
                 changed = self.wiring.inventory.changed() => {
                     changed.context("the inventory ended")?;
@@ -293,13 +300,20 @@ impl<K: Kernel> Reconciler<K> {
     /// A rule may begin or end to hold. Where the clock says that it is not yet, waits again.
     fn cross_boundary(&mut self) {
         let now = Moment::now();
-        if self.current.policy.means_the_same(self.current.as_of, now) {
+        let same = self.current.policy.means_the_same(self.current.as_of, now);
+        if same && !self.clock_was_set() {
             self.await_boundary(now);
         } else {
             // Where it fails, it is tried again with the host's changes.
             self.boundary = None;
             self.follow_host();
         }
+    }
+
+    /// Whether the wall clock was set, or the host has slept, since the kernel was told when
+    /// rules begin and end.
+    pub(super) fn clock_was_set(&self) -> bool {
+        WallClock::now().differs(self.clock)
     }
 
     /// Sets the alarm for the next boundary.

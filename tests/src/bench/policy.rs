@@ -14,6 +14,7 @@ use enforcer::{
     compile::{self, Image, Inputs, Limits, Numbers, Subjects},
     datapath::{
         Capacities,
+        clock::WallClock,
         desired::{Desired, DesiredEndpoint, EndpointPlace, NodeConfig},
     },
     policy::{self, model::Mode},
@@ -213,5 +214,6 @@ pub fn desired(image: Image, link: Option<u32>, cgroup: Option<u64>) -> Result<D
             report_limit: 1_000,
             local_addresses: Vec::new(),
         },
+        clock: WallClock::default(),
     })
 }
