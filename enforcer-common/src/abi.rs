@@ -5,7 +5,7 @@
 /// The daemon pins it with the maps (as part of the directory's name). A daemon that finds
 /// maps of another version builds its own beside them and moves the hooks over, one atomic
 /// link update each.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;
 
 /// Names of the maps, at most 15 bytes (`BPF_OBJ_NAME_LEN` less the terminator).
 pub mod map {
@@ -47,6 +47,8 @@ pub mod map {
     pub const TOKENS: &str = "TOKENS";
     /// Ring buffer of [`crate::event::Event`].
     pub const EVENTS: &str = "EVENTS";
+    /// Ring buffer of [`crate::refused_packet::RefusedPacket`].
+    pub const REFUSALS: &str = "REFUSALS";
     /// Rule number → [`crate::counter::Counter`], per CPU.
     pub const RULES: &str = "RULES";
     /// [`crate::counter::verdict_slot`] → [`crate::counter::Counter`], per CPU.

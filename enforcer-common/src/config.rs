@@ -24,6 +24,10 @@ pub struct Config {
     pub blocked: [u32; 2],
     /// First reports a second that each CPU may send.
     pub report_limit: u32,
+    /// Refused packets a second that each CPU hands over to be answered.
+    pub reject_limit: u32,
+    /// Always 0.
+    pub pad: u32,
     /// How many of `failsafe` are in use.
     pub failsafe_count: u32,
     /// Ports that are always open on the host endpoint.
@@ -31,29 +35,49 @@ pub struct Config {
 }
 
 impl Config {
-    /// The generation at a moment: every moment that passes raises it by one. A change raises it
-    /// by more than there were moments, so that no two states ever have one generation.
+    /// How many of the moments have passed at a time of their clock.
     #[inline(always)]
-    pub const fn generation_at(&self, moment: u64) -> u32 {
-        let mut passed = 0;
-        while passed < MOMENTS {
-            if self.moments[passed] == 0 || self.moments[passed] > moment {
+    pub const fn passed(&self, time: u64) -> u8 {
+        let mut passed = 0_u8;
+        while (passed as usize) < MOMENTS {
+            let moment = self.moments[passed as usize];
+            if moment == 0 || moment > time {
                 break;
             }
             passed += 1;
         }
+        passed
+    }
+
+    /// The last moment of those that have passed; 0 for none.
+    #[inline(always)]
+    pub const fn last_moment(&self, passed: u8) -> u64 {
+        if passed == 0 {
+            0
+        } else {
+            // Masked, because that is what the verifier understands.
+            self.moments[(passed as usize - 1) & (MOMENTS - 1)]
+        }
+    }
+
+    /// The generation of decisions: every moment that has passed raises it by one. A change
+    /// raises it by more than there were moments, so that no two states ever have one generation.
+    #[inline(always)]
+    pub const fn generation_after(&self, passed: u8) -> u32 {
         self.generation.wrapping_add(passed as u32)
     }
 
     /// The generation after the next change; never 0, which means "none yet".
     pub fn next_generation(&self) -> u32 {
-        let raised = self.generation_at(u64::MAX).wrapping_add(1);
-        raised.max(1)
+        let raised = self.generation_after(self.passed(u64::MAX));
+        raised.wrapping_add(1).max(1)
     }
 }
 
-/// How many moments ahead the kernel knows.
+/// How many moments ahead the kernel knows: a power of two.
 pub const MOMENTS: usize = 8;
+
+const _: () = assert!(MOMENTS.is_power_of_two());
 
 /// The largest number of failsafe ports.
 pub const FAILSAFE_PORTS: usize = 16;
@@ -88,9 +112,11 @@ pub mod config_flag {
     pub const SOCKETS_AT_TC: u32 = 32;
     /// The host endpoint has a policy: sockets of no workload are judged by it.
     pub const HOST_RESTRICTED: u32 = 64;
+    /// Who opens a flow that is denied is told. Without it, denied packets are dropped in silence.
+    pub const REJECT: u32 = 128;
 }
 
-const _: () = assert!(size_of::<Config>() == 40 + 8 * MOMENTS + 4 * FAILSAFE_PORTS);
+const _: () = assert!(size_of::<Config>() == 48 + 8 * MOMENTS + 4 * FAILSAFE_PORTS);
 
 #[cfg(test)]
 mod tests {
@@ -100,11 +126,19 @@ mod tests {
     fn every_moment_that_passes_is_a_generation_of_its_own() {
         let mut config: Config = Zeroable::zeroed();
         config.generation = 7;
-        assert_eq!(config.generation_at(u64::MAX), 7);
+        assert_eq!((config.passed(u64::MAX), config.last_moment(0)), (0, 0));
         assert_eq!(config.next_generation(), 8);
         config.moments[..2].copy_from_slice(&[100, 200]);
-        let at = [0, 99, 100, 199, 200, u64::MAX].map(|moment| config.generation_at(moment));
-        assert_eq!(at, [7, 7, 8, 8, 9, 9]);
+        let passed = [0, 99, 100, 199, 200, u64::MAX].map(|time| config.passed(time));
+        assert_eq!(passed, [0, 0, 1, 1, 2, 2]);
+        assert_eq!(
+            passed.map(|n| config.generation_after(n)),
+            [7, 7, 8, 8, 9, 9]
+        );
+        assert_eq!(
+            passed.map(|n| config.last_moment(n)),
+            [0, 0, 100, 100, 200, 200]
+        );
         assert_eq!(config.next_generation(), 10);
         config.generation = u32::MAX - 2;
         assert_eq!(config.next_generation(), 1);

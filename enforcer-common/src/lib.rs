@@ -26,6 +26,7 @@ pub mod event;
 pub mod flow_key;
 pub mod policy_key;
 pub mod reason;
+pub mod refused_packet;
 pub mod socket_entry;
 pub mod verdict;
 

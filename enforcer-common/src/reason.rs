@@ -81,5 +81,9 @@ numbered! {
         SocketStorage = 4, "socket-storage";
         /// The ports of a first fragment could not be kept.
         FragmentTableFull = 5, "fragment-table-full";
+        /// More refused packets than are answered in a second: dropped without an answer.
+        RejectLimit = 6, "reject-limit";
+        /// Refused packets are answered by the daemon, which is away or behind.
+        RejectRingFull = 7, "reject-ring-full";
     }
 }

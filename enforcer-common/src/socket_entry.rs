@@ -19,8 +19,10 @@ pub struct SocketEntry {
     pub pending: u8,
     /// One of [`received`].
     pub received: u8,
+    /// 1: by this socket the daemon answers what is refused, and no policy is asked.
+    pub answers: u8,
     /// Always 0.
-    pub pad: [u8; 5],
+    pub pad: [u8; 4],
 }
 
 const _: () = assert!(size_of::<SocketEntry>() == 24);

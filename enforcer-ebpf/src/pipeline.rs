@@ -4,6 +4,7 @@ mod exempt;
 mod flow;
 mod others;
 mod reassembly;
+mod refuse;
 
 use core::mem::MaybeUninit;
 
@@ -36,10 +37,11 @@ use crate::{
         flow::{Known, close, entry_of, is_related, keep, known, opener_of},
         others::is_for_others,
         reassembly::reassemble,
+        refuse::{is_answer, offer},
     },
     report::{Facts, Report},
     table::{
-        config::{config, generation_at, is_failsafe, moment},
+        config::{config, is_failsafe, passed},
         endpoints, policy,
     },
 };
@@ -96,7 +98,9 @@ struct Notes {
     state: u8,
     /// 1: the flow table has an entry.
     listed: u8,
-    pad: [u8; 3],
+    /// How many of the moments ahead have passed.
+    passed: u8,
+    pad: [u8; 2],
 }
 
 /// What is known of a flow before its packet is judged.
@@ -250,6 +254,9 @@ fn walk<F: Slow, const AT_SOCKET: bool>(
     asked: Known,
     flow: &mut FlowKey<F::Addr>,
 ) -> u32 {
+    if !AT_SOCKET && is_answer(skb) == 1 {
+        return 1;
+    }
     let Some(config) = config() else { return 1 };
     let mut case = MaybeUninit::<Case<F>>::uninit();
     // SAFETY: plain integers, zeroed before they are read: word by word, because a call to
@@ -266,6 +273,7 @@ fn walk<F: Slow, const AT_SOCKET: bool>(
             return MALFORMED + parsed;
         }
     }
+    note(&mut case.packet.start, offset as u8);
     let direction = Direction::from_byte(place.direction);
     // At a socket datagrams are whole: not sent in pieces yet, or put together already.
     if !AT_SOCKET
@@ -317,6 +325,9 @@ fn walk<F: Slow, const AT_SOCKET: bool>(
     let passes = F::judge(skb, place, case, flow, AT_SOCKET);
     if case.facts.tell != 0 {
         F::report(place, flow, &case.facts, false);
+    }
+    if passes == 0 {
+        offer::<F>(skb, place, case);
     }
     passes
 }
@@ -370,9 +381,8 @@ fn judge<F: Quoted, const AT_SOCKET: bool>(
         return 1;
     }
 
-    // Read once: a set of before a moment under a generation of after it would stay for ever.
-    let moment = moment(config);
-    let generation = generation_at(config, moment);
+    // Asked once: a set of before a moment under a generation of after it would stay for ever.
+    note(&mut notes.passed, passed(config) as u8);
     // What the flow's entry still tells: who opened it, and whether it was denied already.
     let inferred = opener_of::<F>(packet, flow, direction, endpoint, place.seconds);
     note(&mut notes.opener, inferred.map_or(2, |way| way as u8));
@@ -394,7 +404,8 @@ fn judge<F: Quoted, const AT_SOCKET: bool>(
         if !entry.is_expired(packet.protocol, place.seconds)
             && !entry.is_reopened_by(direction, packet.protocol, packet.tcp_flags)
         {
-            if entry.flags & flow_flag::DENIED != 0 && entry.generation == generation {
+            if entry.flags & flow_flag::DENIED != 0 && entry.generation == generation(config, notes)
+            {
                 let closed = entry.state == State::Closed as u8;
                 if packet.is_reset() {
                     close(entry, place.seconds);
@@ -458,10 +469,12 @@ fn judge<F: Quoted, const AT_SOCKET: bool>(
     } else {
         Direction::from_byte(read(&notes.opener))
     };
-    facts.decision = ask::<F>(endpoint, moment, facts.peer, packet, direction, way);
+    facts.decision = ask::<F>(endpoint, config, notes, facts.peer, packet, direction, way);
     if unknown && facts.decision.action != Action::Allow as u8 {
         let reverse = way.reverse();
-        let other = ask::<F>(endpoint, moment, facts.peer, packet, direction, reverse);
+        let other = ask::<F>(
+            endpoint, config, notes, facts.peer, packet, direction, reverse,
+        );
         if other.action == Action::Allow as u8 {
             facts.decision = other;
             way = reverse;
@@ -502,7 +515,7 @@ fn judge<F: Quoted, const AT_SOCKET: bool>(
             state = State::Established;
         }
         let entry = FlowEntry {
-            generation,
+            generation: generation(config, notes),
             seen: place.seconds,
             peer: facts.peer,
             rule: facts.decision.rule,
@@ -523,7 +536,7 @@ fn judge<F: Quoted, const AT_SOCKET: bool>(
         && read(&notes.past) == past::DENIED
         && let Some(entry) = entry_of::<F>(flow)
     {
-        entry.generation = generation;
+        entry.generation = generation(config, notes);
         entry.rule = facts.decision.rule;
         entry.reason = facts.decision.reason;
         if packet.is_reset() {
@@ -550,18 +563,25 @@ fn read(field: &u8) -> u8 {
     unsafe { core::ptr::read_volatile(field) }
 }
 
+/// The generation of decisions that fall here.
+#[inline(always)]
+fn generation(config: &Config, notes: &Notes) -> u32 {
+    config.generation_after(read(&notes.passed))
+}
+
 /// The compiled policy's answer for a flow that was opened the way `way`.
 #[inline(always)]
 fn ask<F: Family>(
     endpoint: &EndpointEntry,
-    moment: u64,
+    config: &Config,
+    notes: &Notes,
     peer: u32,
     packet: &Packet<F>,
     direction: Direction,
     way: Direction,
 ) -> Decision {
     policy::decide(&Judge {
-        set: endpoints::set_at(endpoint, way, moment),
+        set: endpoints::set_after(endpoint, way, config, read(&notes.passed)),
         peer,
         protocol: packet.protocol,
         port: packet.policy_port(direction, way),

@@ -43,6 +43,7 @@ use crate::{
         reconciler::{Reconciler, Wiring},
         sweep::{self, BrokenFlow},
     },
+    reject::{self, Answers},
     sd_notify::ServiceManager,
     settings::{FlowLog, Settings},
     sink::{SinkQueue, file::FileSink, queue::DEFAULT_QUEUE, stdout::StreamSink},
@@ -93,6 +94,10 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         .take_events()
         .context("the event reader was taken already")?;
     let git_stats = settings.git.as_ref().map(|_| Arc::new(GitStats::default()));
+    let refusals = kernel
+        .take_refusals()
+        .context("the reader of refused packets was taken already")?;
+    let answers = Arc::new(Answers::default());
     let sink_stats = sinks.iter().map(|sink| sink.stats().clone()).collect();
     let pipeline = Pipeline::new(names.clone(), history.clone(), sinks);
     let metrics = Arc::new(Metrics::new(MetricSources {
@@ -102,6 +107,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         history: history.clone(),
         sinks: sink_stats,
         git: git_stats.clone(),
+        answers: answers.clone(),
     }));
 
     // Everything that can be refused is taken before the first change to the kernel.
@@ -196,6 +202,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
             stop.clone(),
         ),
     );
+    tasks.spawn("answerer", reject::run(refusals, answers, stop.clone()));
     tasks.spawn("flow collector", expire_flows(kernel.clone(), stop.clone()));
     tasks.spawn(
         "connection sweeper",

@@ -14,7 +14,7 @@ use crate::{
     },
     cause::chain,
     compile::{image::RuleInfo, numbered::Numbered},
-    datapath::{Datapath, DatapathError, EventReader, FlowTableStats, desired::Desired},
+    datapath::{Datapath, DatapathError, EventReader, FlowTableStats, Refusals, desired::Desired},
     metrics::{KernelReading, KernelSource, MapUse},
     observe::context::NameBook,
     reconcile::kernel::{Applied, Kernel},
@@ -42,6 +42,11 @@ impl KernelHandle {
     /// The event reader, once.
     pub fn take_events(&self) -> Option<EventReader> {
         self.lock().take_events()
+    }
+
+    /// The refused packets that are to be answered, once.
+    pub fn take_refusals(&self) -> Option<Refusals> {
+        self.lock().take_refusals()
     }
 
     /// What was denied since the last call.

@@ -35,6 +35,8 @@ pub struct Settings {
     pub report_allowed: bool,
     /// First reports a second and CPU.
     pub report_limit: u32,
+    /// Answers to denied packets a second and CPU.
+    pub reject_limit: u32,
 }
 
 /// Where the control socket is and who may use it.

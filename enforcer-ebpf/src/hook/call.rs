@@ -27,7 +27,7 @@ use crate::{
     pipeline::Place,
     report::{Facts, Report},
     table::{
-        config::{config, moment, now},
+        config::{config, now, passed},
         endpoints, policy, sockets,
     },
 };
@@ -175,7 +175,12 @@ fn judge<F: Report>(ctx: &SockAddrContext, config: &Config, call: &Call, address
         }
     }
     let decision = policy::decide(&Judge {
-        set: endpoints::set_at(call.endpoint, Direction::Egress, moment(config)),
+        set: endpoints::set_after(
+            call.endpoint,
+            Direction::Egress,
+            config,
+            passed(config) as u8,
+        ),
         peer,
         protocol: call.protocol,
         port: call.port,

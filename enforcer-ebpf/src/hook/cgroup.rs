@@ -62,6 +62,9 @@ pub fn packet(ctx: &SkBuffContext, direction: Direction) -> i32 {
     {
         return PASS;
     }
+    if entry.answers != 0 {
+        return PASS;
+    }
     let now = now();
     let place = Place {
         now,

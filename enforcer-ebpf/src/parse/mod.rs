@@ -47,7 +47,8 @@ pub struct Packet<F: Family> {
     pub hop_limit: u8,
     /// 1: TCP without data.
     pub bare: u8,
-    pub pad: u8,
+    /// Where the IP header begins, from the start of the frame.
+    pub start: u8,
 }
 
 const _: () = assert!(size_of::<Packet<V4>>() == 8 + 24 && size_of::<Packet<V6>>() == 32 + 24);

@@ -23,20 +23,14 @@ pub fn now() -> u64 {
     unsafe { bpf_ktime_get_coarse_ns() }
 }
 
-/// The clock of [`Config::moments`]; 0 while there are none ahead, so that nobody pays for it.
-#[inline(always)]
-pub fn moment(config: &Config) -> u64 {
+/// How many of [`Config::moments`] have passed now. Where there are none, nobody pays for a clock.
+#[inline(never)]
+pub fn passed(config: &Config) -> u32 {
     if config.moments[0] == 0 {
         return 0;
     }
     // SAFETY: the helper has no preconditions.
-    unsafe { bpf_ktime_get_boot_ns() }
-}
-
-/// The generation that decisions of a moment carry.
-#[inline(never)]
-pub fn generation_at(config: &Config, moment: u64) -> u32 {
-    config.generation_at(moment)
+    u32::from(config.passed(unsafe { bpf_ktime_get_boot_ns() }))
 }
 
 /// The generation now (nanoseconds of the monotonic clock). Where nothing is ahead it costs one
@@ -47,7 +41,7 @@ pub fn generation(config: &Config, now: u64, again: bool) -> u32 {
     if config.moments[0] == 0 || again && now.wrapping_add(config.slept) < config.moments[0] {
         return config.generation;
     }
-    generation_at(config, moment(config))
+    config.generation_after(passed(config) as u8)
 }
 
 /// Whether the port is one that no policy can close on the host endpoint: 1 or 0. A global

@@ -16,7 +16,7 @@ use crate::{clear::zero, table::counters::lose};
 #[btf_map]
 static DENIED: HashMap<DeniedKey, DeniedEntry, 1024> = HashMap::new();
 
-/// The second of the monotonic clock, and the reports sent in it.
+/// The second of the monotonic clock, and what was sent in it: reports, and refused packets.
 #[repr(C)]
 #[derive(Clone, Copy)]
 struct Tokens {
@@ -25,7 +25,7 @@ struct Tokens {
 }
 
 #[btf_map]
-static TOKENS: PerCpuArray<Tokens, 1> = PerCpuArray::new();
+static TOKENS: PerCpuArray<Tokens, 2> = PerCpuArray::new();
 
 #[btf_map]
 static EVENTS: RingBuf<Event, 4096> = RingBuf::new();
@@ -33,7 +33,18 @@ static EVENTS: RingBuf<Event, 4096> = RingBuf::new();
 /// Takes a token for a first report; without one the loss is counted.
 #[inline(always)]
 pub fn take_token(seconds: u32, limit: u32) -> bool {
-    let Some(tokens) = TOKENS.get_ptr_mut(0) else {
+    take(0, seconds, limit, Loss::ReportLimit)
+}
+
+/// Takes a token for a refused packet that is to be answered, likewise.
+#[inline(always)]
+pub fn take_reject_token(seconds: u32, limit: u32) -> bool {
+    take(1, seconds, limit, Loss::RejectLimit)
+}
+
+#[inline(always)]
+fn take(kind: u32, seconds: u32, limit: u32, loss: Loss) -> bool {
+    let Some(tokens) = TOKENS.get_ptr_mut(kind) else {
         return false;
     };
     // SAFETY: this CPU's slot.
@@ -43,7 +54,7 @@ pub fn take_token(seconds: u32, limit: u32) -> bool {
         tokens.used = 0;
     }
     if tokens.used >= limit {
-        lose(Loss::ReportLimit);
+        lose(loss);
         return false;
     }
     tokens.used += 1;

@@ -3,6 +3,7 @@
 use aya_ebpf::{bindings::BPF_F_NO_PREALLOC, btf_maps::HashMap, macros::btf_map};
 use enforcer_common::{
     Direction,
+    config::Config,
     endpoint_entry::{EndpointEntry, endpoint_flag},
 };
 
@@ -31,11 +32,11 @@ pub fn cgroup(id: u64) -> Option<&'static EndpointEntry> {
     unsafe { CGROUPS.get(id) }
 }
 
-/// The policy set of an endpoint in one direction at a moment
-/// ([`crate::table::config::moment`]). Never inlined: the verifier walks the loop in few states.
+/// The policy set of an endpoint in one direction, when so many moments have passed
+/// ([`crate::table::config::passed`]). Never inlined: the verifier walks the loop in few states.
 #[inline(never)]
-pub fn set_at(endpoint: &EndpointEntry, way: Direction, moment: u64) -> u32 {
-    endpoint.set_at(way, moment)
+pub fn set_after(endpoint: &EndpointEntry, way: Direction, config: &Config, passed: u8) -> u32 {
+    endpoint.set_at(way, config.last_moment(passed))
 }
 
 /// The nearest enrolled one in a chain of cgroups, given the ancestor's id at each level (0

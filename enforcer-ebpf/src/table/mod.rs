@@ -8,4 +8,5 @@ pub mod endpoints;
 pub mod flows;
 pub mod fragments;
 pub mod policy;
+pub mod refusals;
 pub mod sockets;

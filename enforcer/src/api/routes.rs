@@ -312,6 +312,7 @@ mod tests {
             flow_log: FlowLog::Off,
             report_allowed: false,
             report_limit: 1,
+            reject_limit: 1,
         };
         let (in_force, receiver) = watch::channel(Arc::new(InForce::nothing()));
         let (commands, mut wishes) = mpsc::channel(1);

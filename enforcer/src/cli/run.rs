@@ -81,6 +81,10 @@ pub struct RunArgs {
     /// First reports of flows a second and CPU; more are only counted.
     #[arg(long, value_name = "N", default_value_t = 1_000)]
     pub report_limit: u32,
+    /// Denied packets that are answered a second, on each CPU, where the Node document says
+    /// `denied: reject`; others are dropped in silence and counted
+    #[arg(long, default_value_t = 100, value_name = "N")]
+    pub reject_limit: u32,
     #[command(flatten)]
     git: GitArgs,
     #[command(flatten)]
@@ -318,6 +322,7 @@ impl RunArgs {
             },
             report_allowed: self.report_allowed,
             report_limit: self.report_limit,
+            reject_limit: self.reject_limit,
         })
     }
 }

@@ -346,7 +346,7 @@ impl<'a> SetBuilder<'a> {
 }
 
 /// The policies of a book with a peer that matches more than in the last compilation.
-fn grown<'b>(book: &'b Rulebook, index: &PeerIndex) -> impl Iterator<Item = u64> {
+fn grown(book: &Rulebook, index: &PeerIndex) -> impl Iterator<Item = u64> {
     let grown = index.grown();
     let has_grown = |says: &PolicyRules| says.peers().any(|peer| grown.contains_key(&peer));
     let policies = book.policies.iter().map(|policy| &*policy.says);

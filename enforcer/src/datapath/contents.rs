@@ -254,6 +254,7 @@ impl Contents {
             (block_at_tc, config_flag::BLOCK_AT_TC),
             (sockets_at_tc, config_flag::SOCKETS_AT_TC),
             (restricted, config_flag::HOST_RESTRICTED),
+            (node.reject, config_flag::REJECT),
         ] {
             if wanted {
                 flags |= flag;
@@ -270,6 +271,8 @@ impl Contents {
             ],
             blocked: [count_of(&self.blocked4), count_of(&self.blocked6)],
             report_limit: node.report_limit,
+            reject_limit: node.reject_limit,
+            pad: 0,
             failsafe_count: u32::try_from(count).unwrap_or(0),
             failsafe,
         }

@@ -98,8 +98,12 @@ pub struct NodeConfig {
     pub unknown_denies: bool,
     /// At most [`enforcer_common::config::FAILSAFE_PORTS`].
     pub failsafe: Vec<FailsafePort>,
+    /// Who is denied is told.
+    pub reject: bool,
     /// First reports a second and CPU.
     pub report_limit: u32,
+    /// Answers to denied packets a second and CPU.
+    pub reject_limit: u32,
     /// Addresses of this host itself.
     pub local_addresses: Vec<std::net::IpAddr>,
 }

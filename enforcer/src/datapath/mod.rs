@@ -16,6 +16,7 @@ mod pin;
 mod program_log;
 mod quiet;
 mod read;
+mod refusals;
 mod settings;
 mod stage;
 mod sys;
@@ -49,6 +50,7 @@ pub use self::{
     events::EventReader,
     features::Feature,
     read::{FlowTableStats, MapPressure},
+    refusals::Refusals,
     settings::{Capacities, DatapathSettings, XdpMode},
     table::TableError,
 };
@@ -69,6 +71,7 @@ pub struct Datapath {
     transients: Transients,
     config: Config,
     events: Option<EventReader>,
+    refusals: Option<Refusals>,
     drained: Drained,
     attached: BTreeMap<AttachKey, Vec<Attachment>>,
     flows: FlowTableStats,
@@ -124,7 +127,8 @@ impl Datapath {
     ) -> Result<(Self, Adopted), DatapathError> {
         let mut ebpf = object::load(maps, &settings.capacities)?;
         let tables = Tables::take(&mut ebpf)?;
-        let ring = object::ring(&mut ebpf)?;
+        let ring = object::ring(&mut ebpf, map::EVENTS)?;
+        let refusals = Refusals::new(object::ring(&mut ebpf, map::REFUSALS)?, maps)?;
         #[cfg(feature = "ebpf-log")]
         program_log::follow(&mut ebpf);
         let programs = Programs::load(ebpf)?;
@@ -149,6 +153,7 @@ impl Datapath {
             contents,
             astray: false,
             events: Some(EventReader::new(ring, transients.clone())),
+            refusals: Some(refusals),
             transients,
             config,
             attached: BTreeMap::new(),
@@ -333,6 +338,11 @@ impl Datapath {
         self.events.take()
     }
 
+    /// The refused packets that are to be answered, once.
+    pub fn take_refusals(&mut self) -> Option<Refusals> {
+        self.refusals.take()
+    }
+
     /// Denied and audited flows with what was counted since the last call.
     pub fn drain_denied(&mut self) -> Result<Vec<(DeniedKey, DeniedEntry)>, DatapathError> {
         let mut drained = self.drained.drain(&self.tables)?;
@@ -399,7 +409,7 @@ impl Datapath {
             .filter(|(name, _)| {
                 !matches!(
                     *name,
-                    map::EVENTS | map::TOKENS | map::RULES | map::FRAGMENTS
+                    map::EVENTS | map::REFUSALS | map::TOKENS | map::RULES | map::FRAGMENTS
                 )
             })
             .map(|(name, capacity)| MapPressure {

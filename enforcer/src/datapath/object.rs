@@ -73,7 +73,7 @@ pub(super) fn load(maps: &Path, capacities: &Capacities) -> Result<Ebpf, Datapat
 }
 
 /// Every map of the object.
-const ALL: [&str; 22] = [
+const ALL: [&str; 23] = [
     map::CONFIG,
     map::INTERFACES,
     map::CGROUPS,
@@ -93,6 +93,7 @@ const ALL: [&str; 22] = [
     map::DENIED,
     map::TOKENS,
     map::EVENTS,
+    map::REFUSALS,
     map::RULES,
     map::VERDICTS,
     map::LOSSES,
@@ -152,12 +153,10 @@ impl Tables {
     }
 }
 
-/// The ring buffer of a loaded object.
-pub(super) fn ring(ebpf: &mut Ebpf) -> Result<RingBuf<MapData>, DatapathError> {
-    let map = ebpf
-        .take_map(map::EVENTS)
-        .ok_or(DatapathError::Missing { name: map::EVENTS })?;
-    RingBuf::try_from(map).map_err(|_| DatapathError::Missing { name: map::EVENTS })
+/// A ring buffer of a loaded object.
+pub(super) fn ring(ebpf: &mut Ebpf, name: &'static str) -> Result<RingBuf<MapData>, DatapathError> {
+    let map = ebpf.take_map(name).ok_or(DatapathError::Missing { name })?;
+    RingBuf::try_from(map).map_err(|_| DatapathError::Missing { name })
 }
 
 fn descriptor(ebpf: &Ebpf, name: &'static str) -> Result<OwnedFd, DatapathError> {

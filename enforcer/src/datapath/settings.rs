@@ -28,6 +28,9 @@ pub struct DatapathSettings {
     pub numbering: u64,
 }
 
+/// Bytes of the ring of refused packets: more than a thousand of them.
+const REFUSALS_BYTES: u32 = 1 << 18;
+
 /// When XDP is attached to uplinks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum XdpMode {
@@ -96,7 +99,7 @@ impl Capacities {
     }
 
     /// The size of each map that has one to choose.
-    pub(super) fn by_map(&self) -> [(&'static str, u32); 17] {
+    pub(super) fn by_map(&self) -> [(&'static str, u32); 18] {
         [
             (map::INTERFACES, self.endpoints),
             (map::CGROUPS, self.endpoints),
@@ -115,7 +118,9 @@ impl Capacities {
             (map::EVENTS, self.events_bytes.next_power_of_two().max(4096)),
             // Number 0 stands for "no rule".
             (map::RULES, self.rules.saturating_add(1)),
-            (map::TOKENS, 1),
+            // Of reports, and of answers.
+            (map::TOKENS, 2),
+            (map::REFUSALS, REFUSALS_BYTES),
         ]
     }
 }

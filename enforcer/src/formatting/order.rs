@@ -45,6 +45,7 @@ const ORDER: &[(&str, &[&str])] = &[
             "mode",
             "default",
             "failsafe",
+            "denied",
             "flowTableFull",
             "unknownWorkload",
             "blockedSources",

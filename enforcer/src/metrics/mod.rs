@@ -29,6 +29,7 @@ use crate::{
     },
     observe::{context::NameBook, history::History, pipeline::PipelineStats},
     policy::model::Mode,
+    reject::Answers,
     sink::SinkStats,
 };
 
@@ -52,6 +53,8 @@ pub struct MetricSources {
     pub sinks: Vec<Arc<SinkStats>>,
     /// The git source, if there is one.
     pub git: Option<Arc<GitStats>>,
+    /// Answers to denied packets.
+    pub answers: Arc<Answers>,
 }
 
 /// All metrics of a daemon.
@@ -190,6 +193,7 @@ impl Metrics {
         ours.register_collector(Box::new(TelemetryCollector {
             pipeline: sources.pipeline,
             sinks: sources.sinks,
+            answers: sources.answers,
         }));
         Self {
             registry,

@@ -1,6 +1,9 @@
 //! What became of records.
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    sync::{Arc, atomic::Ordering},
+};
 
 use prometheus_client::{
     collector::Collector,
@@ -10,6 +13,7 @@ use prometheus_client::{
 use crate::{
     metrics::kernel::{Series, counter, gauge},
     observe::{pipeline::PipelineStats, record::Verdict},
+    reject::Answers,
     sink::{SinkStats, queue::DropCause},
 };
 
@@ -18,11 +22,17 @@ use crate::{
 pub(super) struct TelemetryCollector {
     pub(super) pipeline: Arc<PipelineStats>,
     pub(super) sinks: Vec<Arc<SinkStats>>,
+    pub(super) answers: Arc<Answers>,
 }
 
 #[derive(EncodeLabelSet)]
 struct VerdictLabels {
     verdict: &'static str,
+}
+
+#[derive(EncodeLabelSet)]
+struct AnswerLabels {
+    outcome: &'static str,
 }
 
 #[derive(EncodeLabelSet)]
@@ -46,6 +56,21 @@ impl Collector for TelemetryCollector {
             metric
                 .encode_family(&labels)?
                 .encode_counter::<NoLabelSet, _, u64>(&self.pipeline.records(verdict), None)?;
+        }
+        let mut metric = counter(
+            &mut encoder,
+            "reject_answers",
+            "Denied packets that were handed over to be answered",
+        )?;
+        let answers = &self.answers;
+        for (outcome, count) in [
+            ("sent", &answers.sent),
+            ("failed", &answers.failed),
+            ("late", &answers.late),
+        ] {
+            metric
+                .encode_family(&AnswerLabels { outcome })?
+                .encode_counter::<NoLabelSet, _, u64>(&count.load(Ordering::Relaxed), None)?;
         }
         let mut metric = counter(
             &mut encoder,

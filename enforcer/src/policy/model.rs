@@ -149,6 +149,18 @@ pub struct NodeSettings {
     pub failsafe: Option<Vec<Failsafe>>,
     /// Source prefixes dropped at the uplinks, before anything else.
     pub blocked: Vec<Blocked>,
+    /// Whether who is denied is told.
+    pub denied: Denied,
+}
+
+/// What becomes of packets that policy denies.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Denied {
+    /// They are dropped in silence.
+    #[default]
+    Drop,
+    /// They are dropped, and their sender is told, by a reset or an ICMP error.
+    Reject,
 }
 
 impl Default for NodeSettings {
@@ -163,6 +175,7 @@ impl Default for NodeSettings {
             unknown_workload: Fallback::Allow,
             failsafe: None,
             blocked: Vec::new(),
+            denied: Denied::default(),
         }
     }
 }

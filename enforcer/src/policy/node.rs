@@ -6,12 +6,14 @@ use ipnet::IpNet;
 use super::{
     diagnostic::{Code, Position},
     document::{Node, Value},
-    model::{Blocked, Failsafe, Fallback, NodeSettings},
+    model::{Blocked, Denied, Failsafe, Fallback, NodeSettings},
     reader::{Fields, Reader},
     segment_policy::MODES,
 };
 
 const FALLBACKS: [(&str, Fallback); 2] = [("allow", Fallback::Allow), ("deny", Fallback::Deny)];
+
+const DENIED: [(&str, Denied); 2] = [("drop", Denied::Drop), ("reject", Denied::Reject)];
 
 const DIRECTIONS: [(&str, Direction); 2] = [
     ("egress", Direction::Egress),
@@ -31,6 +33,7 @@ impl Reader<'_> {
             "flowTableFull",
             "unknownWorkload",
             "blockedSources",
+            "denied",
         ];
         let spec = self.fields(node, "`spec` of a Node", known)?;
         let mode = match spec.find("mode") {
@@ -51,6 +54,10 @@ impl Reader<'_> {
             Some(node) => self.blocked(node),
             None => Some(Vec::new()),
         };
+        let denied = match spec.find("denied") {
+            Some(node) => self.choice(node, "`denied`", &DENIED),
+            None => Some(Denied::default()),
+        };
         let metadata = metadata?;
         let settings = NodeSettings {
             name: metadata.name,
@@ -62,6 +69,7 @@ impl Reader<'_> {
             unknown_workload: unknown_workload?,
             failsafe: failsafe?,
             blocked: blocked?,
+            denied: denied?,
         };
         Some((settings, metadata.at))
     }

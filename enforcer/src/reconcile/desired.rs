@@ -16,7 +16,7 @@ use crate::{
         desired::{Desired, DesiredEndpoint, EndpointPlace, HOST_ENDPOINT, NodeConfig, Uplink},
     },
     inventory::{Snapshot, place},
-    policy::model::{Fallback, Mode, NodeSettings, Workload},
+    policy::model::{Denied, Fallback, Mode, NodeSettings, Workload},
     reconcile::in_force::InForce,
     settings::UplinkChoice,
     state::endpoint_numbers::{EndpointKey, EndpointNumbers},
@@ -44,6 +44,8 @@ pub struct NodeFacts<'a> {
     pub report_allowed: bool,
     /// First reports a second and CPU.
     pub report_limit: u32,
+    /// Answers to denied packets a second and CPU.
+    pub reject_limit: u32,
     /// Second of the Unix epoch.
     pub now: u64,
     /// How the wall clock stands.
@@ -203,7 +205,9 @@ fn node_config(
                 direction: port.direction as u8,
             })
             .collect(),
+        reject: node.denied == Denied::Reject,
         report_limit: facts.report_limit,
+        reject_limit: facts.reject_limit,
         local_addresses: snapshot.host_addresses.clone(),
     })
 }
@@ -332,6 +336,7 @@ spec: { interface: veth-db, addresses: [10.0.0.7] }
             uplinks: choice,
             report_allowed: false,
             report_limit: 10,
+            reject_limit: 10,
             now: 0,
             clock: WallClock::default(),
         };

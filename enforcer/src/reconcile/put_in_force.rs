@@ -100,6 +100,7 @@ impl<K: Kernel> Reconciler<K> {
             uplinks: &self.settings.uplinks,
             report_allowed: self.settings.report_allowed,
             report_limit: self.settings.report_limit,
+            reject_limit: self.settings.reject_limit,
             now: unix_milliseconds() / 1_000,
             clock: self.clock,
         };

@@ -174,6 +174,7 @@ fn node() -> Value {
             "failsafe": { "type": "array", "maxItems": 16, "items": failsafe, "description": "Replaces the built-in list; `[]` turns failsafe ports off." },
             "flowTableFull": fallback("When the flow table is full: judge packet by packet, or refuse new flows."),
             "unknownWorkload": fallback("For a process in a cgroup that a glob covers but that is not classified yet."),
+            "denied": one_of("What becomes of denied packets: dropped in silence (the default), or with a reset or an ICMP error to their sender.", &["drop", "reject"]),
             "blockedSources": list("Networks dropped at the uplinks before anything else.", json!({ "anyOf": [reference("network"), blocked] })),
         }),
         &[],

@@ -228,6 +228,7 @@ fn settings(old: &NodeSettings, new: &NodeSettings) -> Vec<SettingChange> {
             ("blockedSources", sorted(blocked)),
             ("flowTableFull", lower(&node.flow_table_full)),
             ("unknownWorkload", lower(&node.unknown_workload)),
+            ("denied", lower(&node.denied)),
         ]
     };
     let both = words(old).into_iter().zip(words(new));

@@ -80,6 +80,7 @@ impl Desk {
             node: "node".to_owned(),
             flow_log: FlowLog::Off,
             report_allowed: false,
+            reject_limit: 0,
             report_limit: 1,
         };
         Self {

@@ -156,6 +156,7 @@ impl Host {
             flow_log: FlowLog::Off,
             report_allowed: false,
             report_limit: 1,
+            reject_limit: 1,
         }
     }
 
