@@ -23,6 +23,8 @@ pub mod map {
     pub const PREFIXES4: &str = "PREFIXES4";
     /// IPv6 prefix → [`crate::address_entry::AddressEntry`], longest match.
     pub const PREFIXES6: &str = "PREFIXES6";
+    /// [`crate::service_key::ServiceKey`] → number of an identity.
+    pub const SERVICES: &str = "SERVICES";
     /// [`crate::policy_key::PolicyKey`] → [`crate::policy_key::PolicyEntry`].
     pub const POLICIES: &str = "POLICIES";
     /// [`crate::policy_key::PortKey`] → [`crate::verdict::Decision`].

@@ -21,6 +21,9 @@ pub mod address_flag {
     /// Nobody's: policy names a prefix around the address, and no workload declares it. Whoever
     /// has no addresses of its own may use it as a source.
     pub const WORLD: u32 = 2;
+    /// Workloads share it: who is the destination of a flow, its port may tell
+    /// ([`crate::service_key::ServiceKey`]).
+    pub const SHARED: u32 = 4;
 }
 
 const _: () = assert!(size_of::<AddressEntry>() == 12);

@@ -27,6 +27,7 @@ pub mod flow_key;
 pub mod policy_key;
 pub mod reason;
 pub mod refused_packet;
+pub mod service_key;
 pub mod socket_entry;
 pub mod verdict;
 

@@ -14,13 +14,14 @@ use enforcer_common::{
     config::Config,
     flow_key::FlowKey,
     identity,
+    service_key::ServiceKey,
 };
 
 use crate::{
     clear::zero,
     family::Family,
     parse::frame::Skb,
-    table::{endpoints, sockets},
+    table::{addresses, endpoints, sockets},
 };
 
 /// Look-ups in the network namespace of the packet.
@@ -58,6 +59,18 @@ pub fn by_address<F: Family>(config: &Config, address: &F::Addr) -> AddressEntry
         found.flags = address_flag::LOCAL;
     }
     found
+}
+
+/// By the port of an address that workloads share ([`address_flag::SHARED`]): the identity of
+/// whoever listens there, or 0. Never inlined: as [`find`].
+#[inline(never)]
+pub fn behind<F: Family>(address: &F::Addr, protocol: u8, port: u16) -> u32 {
+    addresses::service(&ServiceKey {
+        address: F::mapped(address),
+        port,
+        protocol,
+        pad: 0,
+    })
 }
 
 /// Whether an address that one host owns is not this host's: 1 or 0.

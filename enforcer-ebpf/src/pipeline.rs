@@ -463,6 +463,14 @@ fn judge<F: Quoted, const AT_SOCKET: bool>(
         }
     }
 
+    // Who opens a flow has any port; who is asked for has one of its own.
+    if known.flags & address_flag::SHARED != 0 && read(&notes.opener) != Direction::Ingress as u8 {
+        let listener = peer::behind::<F>(&flow.remote, packet.protocol, flow.remote_port);
+        if listener != 0 {
+            facts.peer = listener;
+        }
+    }
+
     let unknown = read(&notes.opener) == 2;
     let mut way = if unknown {
         direction

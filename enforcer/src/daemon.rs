@@ -43,6 +43,10 @@ use crate::{
         reconciler::{Reconciler, Wiring},
         sweep::{self, BrokenFlow},
     },
+    registry::{
+        status::FleetBoard,
+        taking_part::{self, Part},
+    },
     reject::{self, Answers},
     sd_notify::ServiceManager,
     settings::{FlowLog, Settings},
@@ -100,7 +104,9 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let answers = Arc::new(Answers::default());
     let sink_stats = sinks.iter().map(|sink| sink.stats().clone()).collect();
     let pipeline = Pipeline::new(names.clone(), history.clone(), sinks);
+    let board = settings.fleet.as_ref().map(|_| FleetBoard::default());
     let metrics = Arc::new(Metrics::new(MetricSources {
+        fleet: board.clone(),
         kernel: Arc::new(kernel.clone()),
         names: names.clone(),
         pipeline: pipeline.stats().clone(),
@@ -121,10 +127,19 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         Some(address) => Some(MetricsServer::bind(address).await?),
         None => None,
     };
+    let (published, in_force) = watch::channel(Arc::new(InForce::nothing()));
+    let (peers, elsewhere) = watch::channel(Arc::default());
+    let part = match (&settings.fleet, &board) {
+        (Some(fleet), Some(board)) => {
+            let (node, state) = (&settings.node, &settings.state_dir);
+            let part = taking_part::prepare(fleet, node, state, in_force.clone(), peers, board)?;
+            Some(part)
+        }
+        _ => None,
+    };
     let control = ControlSocket::bind(&settings.socket)?;
     let tree_changed = Arc::new(Notify::new());
     let (commands, command_receiver) = mpsc::channel(COMMANDS);
-    let (published, in_force) = watch::channel(Arc::new(InForce::nothing()));
     let (mut remote, mut tree_watch) = (None, None);
     match (&settings.git, git_stats) {
         (Some(git), Some(counts)) => {
@@ -146,6 +161,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         former,
         Wiring {
             inventory: snapshots,
+            elsewhere,
             tree_changed: tree_changed.clone(),
             commands: command_receiver,
             published,
@@ -216,7 +232,12 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
             Ok(())
         });
     }
+    if let Some(Part { publisher, reader }) = part {
+        tasks.spawn("fleet publisher", publisher.run(stop.clone()));
+        tasks.spawn("fleet reader", reader.run(stop.clone()));
+    }
     let router = routes::router(Sources {
+        fleet: board,
         settings,
         started,
         in_force,

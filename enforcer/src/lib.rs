@@ -23,6 +23,7 @@ pub mod observe;
 pub mod policy;
 pub mod policy_test;
 pub mod reconcile;
+pub mod registry;
 pub mod reject;
 pub mod schema;
 pub mod sd_notify;

@@ -116,6 +116,7 @@ fn name_context(node: &str, in_force: &InForce) -> NameContext {
             .map(|(path, id)| (*id, Arc::new(CgroupName::new(path.as_str()))))
             .collect(),
         host_addresses: snapshot.host_addresses.iter().copied().collect(),
+        elsewhere: in_force.elsewhere.clone(),
         host_labels: in_force.policy.node.labels.clone(),
         workloads,
     }

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use crate::{
     api::access::Access, datapath::DatapathSettings, git::settings::GitSettings,
-    policy::model::Mode, sink::file::Rotation,
+    policy::model::Mode, registry::settings::FleetSettings, sink::file::Rotation,
 };
 
 /// Settings of a daemon. Two daemons can live on one machine when they differ in state, pins,
@@ -37,6 +37,8 @@ pub struct Settings {
     pub report_limit: u32,
     /// Answers to denied packets a second and CPU.
     pub reject_limit: u32,
+    /// The fleet that this node is part of; `None`: it is one host.
+    pub fleet: Option<FleetSettings>,
 }
 
 /// Where the control socket is and who may use it.

@@ -54,6 +54,7 @@ fn one_of_a_hundred_thousand_rules_changes() {
             mode: Mode::Enforce,
             now: Moment::default(),
             host_addresses: &[],
+            elsewhere: &enforcer::compile::elsewhere::NOBODY,
             subjects: Subjects::Placed,
             limits: &Limits::NONE,
             in_force: in_force.as_ref(),

@@ -190,6 +190,7 @@ fn compile(scenario: &Scenario, numbers: &mut Numbers) -> Maps {
         mode: scenario.mode,
         now: scenario.now,
         host_addresses: &scenario.host_addresses,
+        elsewhere: &enforcer::compile::elsewhere::NOBODY,
         subjects: Subjects::All,
         limits: &Limits::NONE,
         in_force: None,

@@ -25,6 +25,7 @@ fn compile(policy: &ResolvedPolicy, mode: Mode, now: Moment) -> (Image, Numbers)
         mode,
         now,
         host_addresses: &[],
+        elsewhere: &enforcer::compile::elsewhere::NOBODY,
         subjects: Subjects::All,
         limits: &Limits::NONE,
         in_force: None,

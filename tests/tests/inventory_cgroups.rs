@@ -92,6 +92,7 @@ fn workload(name: &str, place: Place) -> Arc<Workload> {
         assurance: Assurance::Address,
         addresses: Vec::new(),
         place: Some(place),
+        unit_elsewhere: None,
     })
 }
 

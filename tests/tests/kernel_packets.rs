@@ -82,6 +82,7 @@ fn put(loaded: &mut Loaded<'_>, links: &[u32]) -> Result<()> {
             mode: Mode::Enforce,
             now: enforcer::policy::model::Moment::default(),
             host_addresses: &[],
+            elsewhere: &enforcer::compile::elsewhere::NOBODY,
             subjects: Subjects::All,
             limits: &Limits::NONE,
             in_force: None,

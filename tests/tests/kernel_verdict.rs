@@ -372,6 +372,7 @@ fn compile(scenario: &Scenario) -> Image {
             mode: scenario.mode,
             now: scenario.now,
             host_addresses: &scenario.host_addresses,
+            elsewhere: &enforcer::compile::elsewhere::NOBODY,
             subjects: Subjects::All,
             limits: &limits,
             in_force: None,

@@ -23,6 +23,7 @@ fn compile(scenario: &Scenario, in_force: Option<&Image>, numbers: &mut Numbers)
         mode: scenario.mode,
         now: scenario.now,
         host_addresses: &scenario.host_addresses,
+        elsewhere: &enforcer::compile::elsewhere::NOBODY,
         subjects: Subjects::All,
         limits: &Limits::NONE,
         in_force,

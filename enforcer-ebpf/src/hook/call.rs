@@ -174,6 +174,12 @@ fn judge<F: Report>(ctx: &SockAddrContext, config: &Config, call: &Call, address
             Listener::Unknown => return ALLOW,
         }
     }
+    if known.flags & address_flag::SHARED != 0 {
+        let listener = peer::behind::<F>(address, call.protocol, call.port);
+        if listener != 0 {
+            peer = listener;
+        }
+    }
     let decision = policy::decide(&Judge {
         set: endpoints::set_after(
             call.endpoint,

@@ -9,6 +9,7 @@ use enforcer_common::{
     address_entry::AddressEntry,
     blocked_entry::BlockedEntry,
     flow_key::{Addr4, Addr6},
+    service_key::ServiceKey,
 };
 
 #[btf_map]
@@ -24,6 +25,9 @@ static PREFIXES4: LpmTrie<Addr4, AddressEntry, 1024> = LpmTrie::new();
 
 #[btf_map]
 static PREFIXES6: LpmTrie<Addr6, AddressEntry, 1024> = LpmTrie::new();
+
+#[btf_map]
+static SERVICES: HashMap<ServiceKey, u32, 1024, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
 
 #[btf_map]
 static BLOCKED4: LpmTrie<Addr4, BlockedEntry, 1024> = LpmTrie::new();
@@ -43,6 +47,13 @@ pub fn address4(address: &Addr4) -> Option<AddressEntry> {
 pub fn address6(address: &Addr6) -> Option<AddressEntry> {
     // SAFETY: copied at once.
     unsafe { ADDRESSES6.get(address) }.copied()
+}
+
+/// The identity behind a port of a shared address, or 0.
+#[inline(always)]
+pub fn service(key: &ServiceKey) -> u32 {
+    // SAFETY: copied at once.
+    unsafe { SERVICES.get(key) }.copied().unwrap_or(0)
 }
 
 /// Longest match.

@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | `GET /v1/status` | read | [`status::Status`] |
 //! | `GET /v1/endpoints` | read | list of [`status::EndpointStatus`] |
+//! | `GET /v1/nodes` | read | [`crate::registry::status::FleetStatus`], or nothing on one host |
 //! | `GET /v1/flows` | read | stream of [`crate::observe::record::FlowRecord`], one a line |
 //! | `POST /v1/explain` | read | [`question::FlowQuestion`] → what was considered and what decided |
 //! | `GET /v1/tree` | read | stream of [`tree::TreeLine`], one a line: the tree in force, then its files |

@@ -36,6 +36,7 @@ use crate::{
         record::{FlowRecord, StreamLine},
     },
     reconcile::{command::Command, in_force::InForce, reconciler::unix_milliseconds},
+    registry::status::{FleetBoard, FleetStatus},
     settings::Settings,
 };
 
@@ -73,6 +74,8 @@ pub struct Sources {
     pub kernel: Arc<dyn KernelView>,
     /// The git source, if there is one.
     pub git: Option<GitHandle>,
+    /// The fleet; `None` on one host.
+    pub fleet: Option<FleetBoard>,
     /// Latest flow records.
     pub history: Arc<History>,
     /// The daemon stops: streams end.
@@ -84,6 +87,7 @@ pub fn router(sources: Sources) -> Router {
     Router::new()
         .route("/v1/status", get(status))
         .route("/v1/endpoints", get(endpoints))
+        .route("/v1/nodes", get(nodes))
         .route("/v1/flows", get(flows))
         .route("/v1/explain", post(explain))
         .route("/v1/tree", get(tree::serve))
@@ -126,6 +130,12 @@ async fn status(State(sources): State<Sources>) -> Answer<Status> {
     let problems = git.as_ref().map(GitStatus::problems).unwrap_or_default();
     health.ok &= problems.is_empty();
     health.reasons.extend(problems);
+    let fleet = sources.fleet.as_ref().map(FleetBoard::summary);
+    if let Some(fleet) = &fleet {
+        let shortfalls = fleet.shortfalls();
+        health.ok &= shortfalls.is_empty();
+        health.reasons.extend(shortfalls);
+    }
     let uptime = OffsetDateTime::now_utc() - sources.started;
     Ok(Json(Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -139,6 +149,7 @@ async fn status(State(sources): State<Sources>) -> Answer<Status> {
         git,
         refused: now.refused.clone(),
         trial: now.trial.as_ref().map(|t| t.status(unix_milliseconds())),
+        fleet,
         endpoints: now.endpoints.to_vec(),
         maps: kernel.maps,
         losses: kernel.losses,
@@ -149,6 +160,10 @@ async fn status(State(sources): State<Sources>) -> Answer<Status> {
 
 async fn endpoints(State(sources): State<Sources>) -> Json<Vec<EndpointStatus>> {
     Json(sources.in_force.borrow().endpoints.to_vec())
+}
+
+async fn nodes(State(sources): State<Sources>) -> Json<Option<FleetStatus>> {
+    Json(sources.fleet.as_ref().map(FleetBoard::read))
 }
 
 async fn flows(
@@ -313,6 +328,7 @@ mod tests {
             report_allowed: false,
             report_limit: 1,
             reject_limit: 1,
+            fleet: None,
         };
         let (in_force, receiver) = watch::channel(Arc::new(InForce::nothing()));
         let (commands, mut wishes) = mpsc::channel(1);
@@ -347,6 +363,7 @@ mod tests {
             commands,
             kernel: Arc::new(NoKernel),
             git: None,
+            fleet: None,
             history: history.clone(),
             stop: stop.clone(),
         });

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     compile::image::Assurance,
     policy::model::{Labels, Mode, Origin, Tier},
+    registry::status::FleetStatus,
 };
 
 /// `GET /v1/status`.
@@ -37,6 +38,9 @@ pub struct Status {
     /// The trial that runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trial: Option<TrialStatus>,
+    /// The fleet, without its nodes (`GET /v1/nodes`); absent on one host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fleet: Option<FleetStatus>,
     /// Endpoints of local workloads and of the host.
     pub endpoints: Vec<EndpointStatus>,
     /// How full the kernel maps are.

@@ -176,6 +176,7 @@ fn fitting(
         now: Moment::now(),
         policy: &policy,
         host_addresses: &[],
+        elsewhere: &crate::compile::elsewhere::NOBODY,
         subjects: Subjects::Placed,
         limits: &capacities.capacities().limits(),
         in_force: None,

@@ -103,6 +103,7 @@ fn offline(path: &PathBuf, question: &FlowQuestion) -> anyhow::Result<Option<Vec
         mode,
         now,
         host_addresses: &[],
+        elsewhere: &crate::compile::elsewhere::NOBODY,
         subjects: Subjects::All,
         limits: &Limits::NONE,
         in_force: None,

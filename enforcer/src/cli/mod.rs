@@ -15,11 +15,13 @@ pub mod endpoints;
 pub mod exit;
 pub mod explain;
 pub mod fetch;
+pub mod fleet_args;
 pub mod fmt;
 pub mod git_args;
 pub mod graph;
 pub mod import;
 pub mod log;
+mod nodes;
 pub mod observe;
 pub mod output;
 pub mod recommend;
@@ -84,6 +86,8 @@ pub enum Command {
     Status(status::StatusArgs),
     /// List the enforcement points of local workloads.
     Endpoints(endpoints::EndpointsArgs),
+    /// List the nodes of the fleet, and how old what is known of them is.
+    Nodes(nodes::NodesArgs),
     /// Show denied flows, and why they were denied.
     Observe(observe::ObserveArgs),
     /// Say which rules decide about a flow, and at which line they are written.
@@ -141,6 +145,7 @@ fn run(cli: &Cli) -> anyhow::Result<Exit> {
         Command::Fetch(args) => fetch::run(args, format),
         Command::Status(args) => status::run(args, format),
         Command::Endpoints(args) => endpoints::run(args, format),
+        Command::Nodes(args) => nodes::run(args, format),
         Command::Observe(args) => observe::run(args, format),
         Command::Explain(args) => explain::run(args, format),
         Command::Diff(args) => diff::run(args, format),

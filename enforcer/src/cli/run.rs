@@ -7,6 +7,7 @@ use clap::{Args, ValueEnum};
 
 use super::{
     Exit, OutputFormat,
+    fleet_args::FleetArgs,
     git_args::{GitArgs, PolicyOrigin},
     log::{self, LogArgs},
 };
@@ -88,6 +89,8 @@ pub struct RunArgs {
     #[command(flatten)]
     git: GitArgs,
     #[command(flatten)]
+    fleet: FleetArgs,
+    #[command(flatten)]
     capacities: CapacityArgs,
     #[command(flatten)]
     log: LogArgs,
@@ -112,6 +115,9 @@ pub struct CapacityArgs {
     /// Single addresses with an identity, each of IPv4 and IPv6.
     #[arg(long, value_name = "N")]
     pub max_addresses: Option<u32>,
+    /// Ports of addresses that workloads of other hosts share.
+    #[arg(long, value_name = "N")]
+    pub max_services: Option<u32>,
     /// Prefixes with an identity, each of IPv4 and IPv6.
     #[arg(long, value_name = "N")]
     pub max_prefixes: Option<u32>,
@@ -323,6 +329,7 @@ impl RunArgs {
             report_allowed: self.report_allowed,
             report_limit: self.report_limit,
             reject_limit: self.reject_limit,
+            fleet: self.fleet.settings()?,
         })
     }
 }
@@ -336,6 +343,7 @@ impl CapacityArgs {
             policies: self.max_policies.unwrap_or(default.policies),
             ports: self.max_ports.unwrap_or(default.ports),
             addresses: self.max_addresses.unwrap_or(default.addresses),
+            services: self.max_services.unwrap_or(default.services),
             prefixes: self.max_prefixes.unwrap_or(default.prefixes),
             rules: self.max_rules.unwrap_or(default.rules),
             denied: self.max_denied.unwrap_or(default.denied),

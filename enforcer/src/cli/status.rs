@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use clap::Args;
 
-use super::{Exit, OutputFormat, endpoints, output, socket};
+use super::{Exit, OutputFormat, endpoints, nodes, output, socket};
 use crate::{
     api::{
         git::GitStatus,
@@ -66,6 +66,9 @@ fn render(status: &Status, out: &mut dyn Write) -> io::Result<()> {
     policy(status, out)?;
     if let Some(git) = &status.git {
         remote(git, out)?;
+    }
+    if let Some(fleet) = &status.fleet {
+        nodes::summary(fleet, out)?;
     }
     policies(&status.policy, out)?;
     if let Some(trial) = &status.trial {

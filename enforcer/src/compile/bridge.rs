@@ -86,6 +86,17 @@ impl Bridge {
     /// Most changes need none: a peer that old sets do not know may have its new identity at
     /// once, and one that new sets do not know may keep its old one until the end.
     pub fn between(old: Held<'_>, new: Held<'_>, endpoints: &[EndpointChange], first: u32) -> Self {
+        Self::between_with(old, new, endpoints, &[], first)
+    }
+
+    /// As [`Bridge::between`], for others besides whose identity changes: old and new ones.
+    pub fn between_with(
+        old: Held<'_>,
+        new: Held<'_>,
+        endpoints: &[EndpointChange],
+        others: &[(u32, u32)],
+        first: u32,
+    ) -> Self {
         let moves = moves(old.peers, new.peers);
         let endpoint_moves = endpoints.iter().map(|change| {
             // Where no workload is, sockets are the host's.
@@ -96,6 +107,7 @@ impl Bridge {
             .iter()
             .map(|(_, pair)| *pair)
             .chain(endpoint_moves)
+            .chain(others.iter().copied())
             .filter(|(from, to)| from != to)
             .collect();
         pairs.sort_unstable();

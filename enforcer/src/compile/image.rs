@@ -16,6 +16,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::{
+    elsewhere::ServiceAddress,
     numbered::Numbered,
     tables::{PolicySets, PortTables},
 };
@@ -208,6 +209,9 @@ pub struct Image {
     pub host_addresses: BTreeMap<IpAddr, u32>,
     /// Identity of every shorter prefix that policy names or a workload declares.
     pub prefixes: Arc<BTreeMap<IpNet, u32>>,
+    /// Identity of whoever is behind one port of an address that is shared: for the destination
+    /// of a flow, it comes before that of the address.
+    pub services: Arc<BTreeMap<ServiceAddress, u32>>,
     /// Blocked source prefixes: the rule number, and whether only to report.
     pub blocked: BTreeMap<IpNet, (u32, bool)>,
     /// Policy sets of every local subject: workloads by identity number, the host under
@@ -243,6 +247,14 @@ impl Image {
             .find_map(|prefix| self.prefixes.get(&prefix.trunc()))
             .copied()
             .unwrap_or(identity::WORLD)
+    }
+}
+
+impl Image {
+    /// The identity of the destination of a flow of which only address and port are known.
+    pub fn identity_behind(&self, at: ServiceAddress) -> u32 {
+        let service = self.services.get(&at).copied();
+        service.unwrap_or_else(|| self.identity_of(at.address))
     }
 }
 

@@ -1,7 +1,7 @@
 //! Who is known: the identity of every address, prefix and local workload.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     net::IpAddr,
     sync::Arc,
 };
@@ -11,6 +11,7 @@ use ipnet::IpNet;
 
 use super::{
     Inputs, Subjects,
+    elsewhere::{NodePeers, Service, ServiceAddress},
     image::{Assurance, Identity, IdentitySubject, WorkloadName},
     limits::CompileError,
     numbered::Numbered,
@@ -29,6 +30,8 @@ pub(super) struct Known {
     pub host_addresses: BTreeMap<IpAddr, u32>,
     /// See [`super::image::Image::prefixes`].
     pub prefixes: Arc<BTreeMap<IpNet, u32>>,
+    /// See [`super::image::Image::services`].
+    pub services: Arc<BTreeMap<ServiceAddress, u32>>,
     /// See [`super::image::Image::workloads`].
     pub workloads: Arc<BTreeMap<WorkloadName, u32>>,
     /// By number, live ones of earlier images included.
@@ -43,8 +46,22 @@ pub(super) struct Known {
     hosts: PrefixTable<Arc<RemoteHost>>,
     /// Who declares a prefix, by (namespace, name): the first has it.
     declared: PrefixTable<Vec<Arc<Workload>>>,
+    /// What other nodes say.
+    published: Published,
     /// What all this was made of.
-    of: (Vec<Arc<Policy>>, Vec<Arc<Workload>>),
+    of: MadeOf,
+}
+
+/// Policies, workloads of the tree, and other nodes.
+type MadeOf = (Vec<Arc<Policy>>, Vec<Arc<Workload>>, Vec<Arc<NodePeers>>);
+
+/// What other nodes say of their addresses. Where two say something of one, it counts as if
+/// neither did.
+#[derive(Debug, Default)]
+struct Published {
+    hosts: HashMap<IpNet, Vec<Arc<RemoteHost>>>,
+    workloads: HashMap<IpNet, Vec<Arc<Workload>>>,
+    services: HashMap<IpAddr, Vec<Service>>,
 }
 
 impl Known {
@@ -55,7 +72,7 @@ impl Known {
         inputs: &Inputs<'_>,
         numbers: &mut Numbers,
     ) -> Result<bool, CompileError> {
-        let (policies, workloads) = std::mem::take(&mut self.of);
+        let (policies, workloads, nodes) = std::mem::take(&mut self.of);
         let first = self.identities.is_empty();
         let mut changed = BTreeSet::new();
         let (gone, come) = differences(&policies, &inputs.policy.policies);
@@ -69,6 +86,9 @@ impl Known {
         let named_as_before = changed.is_empty();
         let (gone, come) = differences(&workloads, &inputs.policy.workloads);
         self.declare(&gone, &come, &mut changed);
+        let (nodes_gone, nodes_come) = differences(&nodes, &inputs.elsewhere.nodes);
+        self.published
+            .change(&nodes_gone, &nodes_come, &mut changed);
 
         if first || !named_as_before {
             for address in inputs.host_addresses {
@@ -80,11 +100,13 @@ impl Known {
         }
         for prefix in self.concerned(&changed, first) {
             self.know(prefix, numbers)?;
+            self.know_services(prefix, numbers)?;
         }
         self.place(inputs, &gone, &come, numbers)?;
         self.of = (
             inputs.policy.policies.clone(),
             inputs.policy.workloads.clone(),
+            inputs.elsewhere.nodes.clone(),
         );
 
         self.identities = numbers.live_identities().clone();
@@ -215,7 +237,10 @@ impl Known {
     fn know(&mut self, prefix: IpNet, numbers: &mut Numbers) -> Result<(), CompileError> {
         let single = prefix.prefix_len() == prefix.max_prefix_len();
         let named = self.named.has(&prefix);
-        let wanted = (named || self.declared.has(&prefix) || self.hosts.has(&prefix))
+        let wanted = (named
+            || self.declared.has(&prefix)
+            || self.hosts.has(&prefix)
+            || self.published.has(&prefix))
             && !(single && self.host_addresses.contains_key(&prefix.addr()));
         let number = if wanted {
             let (subject, assurance) = self.owner(prefix);
@@ -238,8 +263,75 @@ impl Known {
         Ok(())
     }
 
-    /// Whose a prefix is: the longest declared one around it tells. Hosts come before workloads.
+    /// Finds who is behind the ports of an address. Where a document declares a workload there,
+    /// that is who.
+    fn know_services(&mut self, prefix: IpNet, numbers: &mut Numbers) -> Result<(), CompileError> {
+        let address = prefix.addr();
+        if prefix.prefix_len() < prefix.max_prefix_len() {
+            return Ok(());
+        }
+        let mut wanted = BTreeMap::new();
+        if !self.declared.has(&prefix) && !self.host_addresses.contains_key(&address) {
+            let mut services: BTreeMap<ServiceAddress, Vec<&Arc<Workload>>> = BTreeMap::new();
+            for service in self.published.services.get(&address).into_iter().flatten() {
+                services
+                    .entry(service.at)
+                    .or_default()
+                    .push(&service.workload);
+            }
+            for (at, workloads) in services {
+                if let [workload] = workloads.as_slice() {
+                    let subject = IdentitySubject::of(workload);
+                    let assurance = workload.assurance;
+                    let number = self.number(subject, assurance, Some(prefix), numbers)?;
+                    wanted.insert(at, number);
+                }
+            }
+        }
+        let at = |protocol, port| ServiceAddress {
+            address,
+            protocol,
+            port,
+        };
+        let known = self.services.range(at(0, 0)..=at(u8::MAX, u16::MAX));
+        let known: BTreeMap<_, _> = known.map(|(at, number)| (*at, *number)).collect();
+        if known != wanted {
+            let services = Arc::make_mut(&mut self.services);
+            for at in known.keys() {
+                services.remove(at);
+            }
+            services.extend(wanted);
+        }
+        Ok(())
+    }
+
+    /// Whose a prefix is: the longest declared one around it tells. Hosts come before workloads,
+    /// and documents before what other nodes say; but a workload is known as well as anybody
+    /// knows it there.
     fn owner(&self, prefix: IpNet) -> (IdentitySubject, Assurance) {
+        let (subject, assurance) = self.declared_owner(prefix);
+        let documented = self.declared.has(&prefix) || self.hosts.has(&prefix);
+        let (host, workload) = self.published.at(&prefix);
+        match (host, workload) {
+            (Some(host), None) if !documented => {
+                let labels = host.labels.clone();
+                (
+                    IdentitySubject::RemoteHost { labels },
+                    Assurance::Orchestrator,
+                )
+            }
+            (None, Some(workload)) if !documented => {
+                (IdentitySubject::of(workload), workload.assurance)
+            }
+            (None, Some(workload)) if IdentitySubject::of(workload) == subject => {
+                (subject, assurance.max(workload.assurance))
+            }
+            _ => (subject, assurance),
+        }
+    }
+
+    /// As [`Known::owner`], by documents alone.
+    fn declared_owner(&self, prefix: IpNet) -> (IdentitySubject, Assurance) {
         let workload = self.declared.containing(prefix).next();
         let host = self.hosts.containing(prefix).next();
         let length = |found: Option<IpNet>| found.map(|net| net.prefix_len());
@@ -310,6 +402,120 @@ impl Known {
             prefixes,
             assurance,
         }))
+    }
+}
+
+impl Published {
+    /// Notes what nodes say no more and what they say now, and the addresses about which
+    /// something changed.
+    fn change(
+        &mut self,
+        gone: &[&Arc<NodePeers>],
+        come: &[&Arc<NodePeers>],
+        changed: &mut BTreeSet<IpNet>,
+    ) {
+        // Of a node that says something else, most is as it was.
+        let kept = |nodes: &[&Arc<NodePeers>]| -> HashSet<_> {
+            let workloads = nodes.iter().flat_map(|node| &node.workloads);
+            workloads.map(Arc::as_ptr).collect()
+        };
+        let (before, after) = (kept(gone), kept(come));
+        let hosts = |nodes: &[&Arc<NodePeers>]| -> HashSet<_> {
+            nodes.iter().map(|node| Arc::as_ptr(&node.host)).collect()
+        };
+        let (hosts_before, hosts_after) = (hosts(gone), hosts(come));
+        let services = |nodes: &[&Arc<NodePeers>]| -> HashSet<_> {
+            let services = nodes.iter().flat_map(|node| &node.services);
+            services.map(|s| (s.at, Arc::as_ptr(&s.workload))).collect()
+        };
+        let (services_before, services_after) = (services(gone), services(come));
+        for node in gone {
+            if !hosts_after.contains(&Arc::as_ptr(&node.host)) {
+                for prefix in &node.host.addresses {
+                    drop_from(&mut self.hosts, prefix, |host| {
+                        Arc::ptr_eq(host, &node.host)
+                    });
+                    changed.insert(*prefix);
+                }
+            }
+            for workload in &node.workloads {
+                if after.contains(&Arc::as_ptr(workload)) {
+                    continue;
+                }
+                for prefix in &workload.addresses {
+                    drop_from(&mut self.workloads, prefix, |w| Arc::ptr_eq(w, workload));
+                    changed.insert(*prefix);
+                }
+            }
+            for service in &node.services {
+                let is = |other: &Service| {
+                    other.at == service.at && Arc::ptr_eq(&other.workload, &service.workload)
+                };
+                if !services_after.contains(&(service.at, Arc::as_ptr(&service.workload))) {
+                    drop_from(&mut self.services, &service.at.address, is);
+                    changed.insert(IpNet::from(service.at.address));
+                }
+            }
+        }
+        for node in come {
+            if !hosts_before.contains(&Arc::as_ptr(&node.host)) {
+                for prefix in &node.host.addresses {
+                    let hosts = self.hosts.entry(*prefix).or_default();
+                    hosts.push(Arc::clone(&node.host));
+                    changed.insert(*prefix);
+                }
+            }
+            for workload in &node.workloads {
+                if before.contains(&Arc::as_ptr(workload)) {
+                    continue;
+                }
+                for prefix in &workload.addresses {
+                    let workloads = self.workloads.entry(*prefix).or_default();
+                    workloads.push(Arc::clone(workload));
+                    changed.insert(*prefix);
+                }
+            }
+            for service in &node.services {
+                if !services_before.contains(&(service.at, Arc::as_ptr(&service.workload))) {
+                    let services = self.services.entry(service.at.address).or_default();
+                    services.push(service.clone());
+                    changed.insert(IpNet::from(service.at.address));
+                }
+            }
+        }
+    }
+
+    fn has(&self, prefix: &IpNet) -> bool {
+        let services = || {
+            let single = prefix.prefix_len() == prefix.max_prefix_len();
+            single && self.services.contains_key(&prefix.addr())
+        };
+        self.hosts.contains_key(prefix) || self.workloads.contains_key(prefix) || services()
+    }
+
+    /// The host or the workload that has an address.
+    fn at(&self, prefix: &IpNet) -> (Option<&RemoteHost>, Option<&Workload>) {
+        let host = self.hosts.get(prefix).map_or(&[][..], Vec::as_slice);
+        let workload = self.workloads.get(prefix).map_or(&[][..], Vec::as_slice);
+        match (host, workload) {
+            ([host], []) => (Some(host), None),
+            ([], [workload]) => (None, Some(workload)),
+            _ => (None, None),
+        }
+    }
+}
+
+/// Takes what `is` out of a list, and the list out of the table when nothing is left.
+fn drop_from<K: Eq + std::hash::Hash, V>(
+    table: &mut HashMap<K, Vec<V>>,
+    key: &K,
+    is: impl Fn(&V) -> bool,
+) {
+    if let Some(list) = table.get_mut(key) {
+        list.retain(|value| !is(value));
+        if list.is_empty() {
+            table.remove(key);
+        }
     }
 }
 

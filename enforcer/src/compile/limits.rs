@@ -16,6 +16,8 @@ pub struct Limits {
     pub ports: usize,
     /// The tables of single addresses.
     pub addresses: usize,
+    /// The table of ports of shared addresses.
+    pub services: usize,
     /// The tables of prefixes and of blocked prefixes.
     pub prefixes: usize,
     /// The array of rule counters; number 0 is not given to a rule.
@@ -32,6 +34,7 @@ impl Limits {
         policies: usize::MAX,
         ports: usize::MAX,
         addresses: usize::MAX,
+        services: usize::MAX,
         prefixes: usize::MAX,
         rules: usize::MAX,
         moments: 0,
@@ -99,6 +102,17 @@ pub(super) fn check(
     )?;
     let rules = image.rules.keys().next_back().map_or(0, |n| *n as usize);
     fits("rule numbers", "rules", rules + 1, limits.rules)?;
+    if !Arc::ptr_eq(&old.services, &image.services) {
+        let added = image.services.keys();
+        let added = added.filter(|at| !old.services.contains_key(at)).count();
+        let needed = old.services.len() + added;
+        fits(
+            "ports of shared addresses",
+            "services",
+            needed,
+            limits.services,
+        )?;
+    }
     if Arc::ptr_eq(&old.addresses, &image.addresses)
         && Arc::ptr_eq(&old.prefixes, &image.prefixes)
         && old.host_addresses == image.host_addresses

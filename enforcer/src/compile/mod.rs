@@ -11,7 +11,9 @@
 //! the same.
 
 pub mod bridge;
+pub mod elsewhere;
 pub mod explain;
+pub mod fingerprint;
 pub mod image;
 pub mod limits;
 pub mod numbered;
@@ -31,16 +33,17 @@ use std::{collections::HashMap, net::IpAddr, sync::Arc};
 
 use enforcer_common::{Direction, identity, policy_key::ALLOW_ALL};
 
-pub use self::{
-    image::Image,
-    limits::{CompileError, Limits},
-    numbers::Numbers,
-};
 use self::{
+    elsewhere::Elsewhere,
     known::Known,
     peers::PeerIndex,
     rules::{Rulebook, Shelf, count},
     sets::{SetBuilder, SetShelf},
+};
+pub use self::{
+    image::Image,
+    limits::{CompileError, Limits},
+    numbers::Numbers,
 };
 use crate::policy::model::{Mode, Moment, NodeSettings, RemoteHost, ResolvedPolicy};
 
@@ -56,6 +59,8 @@ pub struct Inputs<'a> {
     pub now: Moment,
     /// Addresses of this host itself.
     pub host_addresses: &'a [IpAddr],
+    /// Who runs on other hosts, beside those whom the tree declares.
+    pub elsewhere: &'a Elsewhere,
     /// Whose policy sets are wanted.
     pub subjects: Subjects,
     /// What the kernel has room for.
@@ -230,6 +235,7 @@ impl Memory {
         image.addresses = known.addresses.clone();
         image.host_addresses = known.host_addresses.clone();
         image.prefixes = known.prefixes.clone();
+        image.services = known.services.clone();
         image.workloads = known.workloads.clone();
         image.identities = known.identities.clone();
         Ok(Some(image))

@@ -120,6 +120,7 @@ impl Numbers {
         let identities: HashSet<u32> = (image.addresses.values())
             .chain(image.prefixes.values())
             .chain(image.host_addresses.values())
+            .chain(image.services.values())
             .chain(image.workloads.values())
             .copied()
             .collect();

@@ -20,16 +20,22 @@
 //! died on the way has left is in the contents that the next one reads, and so is changed to
 //! what is desired like everything else.
 
-use std::{collections::HashMap, hash::Hash, net::Ipv6Addr, sync::Arc};
+use std::{
+    collections::HashMap,
+    hash::Hash,
+    net::{IpAddr, Ipv6Addr},
+    sync::Arc,
+};
 
 use bytemuck::Pod;
 use enforcer_common::{
     Decision,
-    address_entry::AddressEntry,
+    address_entry::{AddressEntry, address_flag},
     endpoint_entry::{EndpointEntry, endpoint_flag},
     flow_key::{Addr4, Addr6},
     identity,
     policy_key::{PolicyEntry, PolicyKey, PortKey},
+    service_key::ServiceKey,
 };
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
@@ -137,6 +143,14 @@ impl Plan {
             gone,
             ..
         } = self;
+        service_moves(old, new, |key, old, new, (from, to)| {
+            let in_between = Some(bridge.identity(from, to));
+            between.services.put(key, old, in_between);
+            match new {
+                Some(_) => settle.services.put(key, in_between, new),
+                None => gone.services.put(key, in_between, None),
+            }
+        });
         let mut walk4 = Walk {
             writes: [
                 &mut between.addresses4,
@@ -256,6 +270,11 @@ impl Plan {
                 addresses,
             ),
             (
+                "ports of shared addresses",
+                peers.services.len() + between.services.added(),
+                (room.services, "--max-services"),
+            ),
+            (
                 "IPv4 prefixes",
                 peers.prefixes4.len() + between.prefixes4.added(),
                 prefixes,
@@ -312,6 +331,8 @@ impl<K: Pod> Walk<'_, K> {
         let [between, settle, gone] = &mut self.writes;
         let in_between = new.or(old).map(|entry| AddressEntry {
             identity: (self.bridge.peers.get(&net).copied()).unwrap_or(entry.identity),
+            // Who is behind its ports is to be known for as long as an old set asks.
+            flags: entry.flags | old.map_or(0, |old| old.flags & address_flag::SHARED),
             ..entry
         });
         between.put(key, old, in_between);
@@ -320,6 +341,27 @@ impl<K: Pod> Walk<'_, K> {
             None => gone.put(key, in_between, None),
         }
     }
+}
+
+/// Calls `visit` for every port of a shared address behind which somebody else is, with who that
+/// was and will be: where nobody is known by the port, whoever has the address.
+fn service_moves(
+    old: &Peers,
+    new: &Peers,
+    mut visit: impl FnMut(ServiceKey, Option<u32>, Option<u32>, (u32, u32)),
+) {
+    let at_address = |peers: &Peers, key: &ServiceKey| {
+        let entry = match Ipv6Addr::from(key.address).to_canonical() {
+            IpAddr::V4(address) => peers.addresses4.get(&address.octets()),
+            IpAddr::V6(address) => peers.addresses6.get(&address.octets()),
+        };
+        entry.map_or(identity::WORLD, |entry| entry.identity)
+    };
+    differences(&old.services, &new.services, |key, before, after| {
+        let from = before.unwrap_or_else(|| at_address(old, &key));
+        let to = after.unwrap_or_else(|| at_address(new, &key));
+        visit(key, before, after, (from, to));
+    });
 }
 
 /// The workload behind a cgroup, if there is one.
@@ -365,11 +407,16 @@ fn bridge(old: &Contents, new: &Contents, transient: u32) -> Bridge {
             to.entry(net).or_insert(identity::HOST);
         }
     }
+    let mut others = Vec::new();
+    if !Arc::ptr_eq(&old.peers, &new.peers) {
+        service_moves(&old.peers, &new.peers, |_, _, _, pair| others.push(pair));
+    }
     let held = |peers, policies| Held { peers, policies };
-    Bridge::between(
+    Bridge::between_with(
         held(&from, old.policies()),
         held(&to, new.policies()),
         &endpoint_changes(old, new),
+        &others,
         transient,
     )
 }
@@ -404,7 +451,8 @@ pub(super) fn free_transient(contents: &Contents) -> u32 {
         .chain(peers.addresses6.values())
         .chain(peers.prefixes4.values())
         .chain(peers.prefixes6.values())
-        .map(|entry| entry.identity);
+        .map(|entry| entry.identity)
+        .chain(peers.services.values().copied());
     let endpoints = contents.cgroups.values().map(|entry| entry.identity);
     keys.chain(peers)
         .chain(endpoints)

@@ -1,7 +1,7 @@
 //! The contents of the maps that user space writes: as they are, and as they should be.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap, HashSet},
     hash::Hash,
     net::IpAddr,
     sync::Arc,
@@ -13,8 +13,9 @@ use enforcer_common::{
     blocked_entry::BlockedEntry,
     config::{Config, FAILSAFE_PORTS, FailsafePort, MOMENTS, config_flag},
     endpoint_entry::{EndpointEntry, LaterSets, endpoint_flag},
-    flow_key::{Addr4, Addr6, PrefixKey},
+    flow_key::{Addr4, Addr6, PrefixKey, mapped},
     identity,
+    service_key::ServiceKey,
 };
 use ipnet::IpNet;
 
@@ -47,6 +48,7 @@ pub(super) struct Contents {
 pub(super) struct Peers {
     pub addresses4: HashMap<Addr4, AddressEntry>,
     pub addresses6: HashMap<Addr6, AddressEntry>,
+    pub services: HashMap<ServiceKey, u32>,
     pub prefixes4: HashMap<(u32, Addr4), AddressEntry>,
     pub prefixes6: HashMap<(u32, Addr6), AddressEntry>,
 }
@@ -79,6 +81,7 @@ impl Contents {
             peers: Arc::new(Peers {
                 addresses4: collect(&tables.addresses4, |key| key)?,
                 addresses6: collect(&tables.addresses6, |key| key)?,
+                services: collect(&tables.services, |key| key)?,
                 prefixes4: collect(&tables.prefixes4, |key| (key.bits, key.address))?,
                 prefixes6: collect(&tables.prefixes6, |key| (key.bits, key.address))?,
             }),
@@ -352,6 +355,7 @@ fn same_peers(one: &Arc<Image>, other: &Arc<Image>) -> bool {
         || one.host_addresses == other.host_addresses
             && same(&one.addresses, &other.addresses)
             && same(&one.prefixes, &other.prefixes)
+            && same(&one.services, &other.services)
 }
 
 impl Peers {
@@ -368,8 +372,26 @@ impl Peers {
         for (net, identity) in image.prefixes.iter() {
             peers.add_prefix(net, entry(net, *identity));
         }
+        let mut shared = HashSet::new();
+        for (at, identity) in image.services.iter() {
+            shared.insert(at.address);
+            let key = ServiceKey {
+                address: match at.address {
+                    IpAddr::V4(address) => mapped(address.octets()),
+                    IpAddr::V6(address) => address.octets(),
+                },
+                port: at.port,
+                protocol: at.protocol,
+                pad: 0,
+            };
+            peers.services.insert(key, *identity);
+        }
         for (net, identity) in image.addresses.iter() {
-            peers.add_address(net.addr(), entry(net, *identity));
+            let mut entry = entry(net, *identity);
+            if shared.contains(&net.addr()) {
+                entry.flags |= address_flag::SHARED;
+            }
+            peers.add_address(net.addr(), entry);
         }
         for address in &made_of.local {
             let identity = image.host_addresses.get(address).copied();

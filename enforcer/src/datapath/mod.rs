@@ -391,6 +391,7 @@ impl Datapath {
             map::CGROUPS => contents.cgroups.len() as u64,
             map::ADDRESSES4 => contents.peers.addresses4.len() as u64,
             map::ADDRESSES6 => contents.peers.addresses6.len() as u64,
+            map::SERVICES => contents.peers.services.len() as u64,
             map::PREFIXES4 => contents.peers.prefixes4.len() as u64,
             map::PREFIXES6 => contents.peers.prefixes6.len() as u64,
             map::POLICIES => contents.policies().len() as u64,

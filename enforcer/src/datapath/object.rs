@@ -21,6 +21,7 @@ use enforcer_common::{
     endpoint_entry::EndpointEntry,
     flow_key::{Addr4, Addr6, FlowKey, PrefixKey},
     policy_key::{PolicyEntry, PolicyKey, PortKey},
+    service_key::ServiceKey,
 };
 
 use super::{
@@ -39,6 +40,7 @@ pub(super) struct Tables {
     pub cgroups: Table<u64, EndpointEntry>,
     pub addresses4: Table<Addr4, AddressEntry>,
     pub addresses6: Table<Addr6, AddressEntry>,
+    pub services: Table<ServiceKey, u32>,
     pub prefixes4: Table<PrefixKey<Addr4>, AddressEntry>,
     pub prefixes6: Table<PrefixKey<Addr6>, AddressEntry>,
     pub policies: Table<PolicyKey, PolicyEntry>,
@@ -73,12 +75,13 @@ pub(super) fn load(maps: &Path, capacities: &Capacities) -> Result<Ebpf, Datapat
 }
 
 /// Every map of the object.
-const ALL: [&str; 23] = [
+const ALL: [&str; 24] = [
     map::CONFIG,
     map::INTERFACES,
     map::CGROUPS,
     map::ADDRESSES4,
     map::ADDRESSES6,
+    map::SERVICES,
     map::PREFIXES4,
     map::PREFIXES6,
     map::POLICIES,
@@ -113,6 +116,7 @@ impl Tables {
             cgroups: Table::new(map::CGROUPS, descriptor(ebpf, map::CGROUPS)?, true),
             addresses4: Table::new(map::ADDRESSES4, descriptor(ebpf, map::ADDRESSES4)?, true),
             addresses6: Table::new(map::ADDRESSES6, descriptor(ebpf, map::ADDRESSES6)?, true),
+            services: Table::new(map::SERVICES, descriptor(ebpf, map::SERVICES)?, true),
             prefixes4: Table::new(map::PREFIXES4, descriptor(ebpf, map::PREFIXES4)?, false),
             prefixes6: Table::new(map::PREFIXES6, descriptor(ebpf, map::PREFIXES6)?, false),
             policies: Table::new(map::POLICIES, descriptor(ebpf, map::POLICIES)?, true),
@@ -137,6 +141,7 @@ impl Tables {
             map::CGROUPS => &self.cgroups,
             map::ADDRESSES4 => &self.addresses4,
             map::ADDRESSES6 => &self.addresses6,
+            map::SERVICES => &self.services,
             map::PREFIXES4 => &self.prefixes4,
             map::PREFIXES6 => &self.prefixes6,
             map::POLICIES => &self.policies,

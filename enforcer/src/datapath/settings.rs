@@ -54,6 +54,8 @@ pub struct Capacities {
     pub ports: u32,
     /// Single addresses, IPv4 and IPv6 each, allocated as needed.
     pub addresses: u32,
+    /// Ports of addresses that workloads share, allocated as needed.
+    pub services: u32,
     /// Prefixes, IPv4 and IPv6 each, allocated as needed; blocked prefixes as many again.
     pub prefixes: u32,
     /// Rules with a counter (16 bytes an entry and CPU).
@@ -75,6 +77,7 @@ impl Default for Capacities {
             policies: 262_144,
             ports: 262_144,
             addresses: 131_072,
+            services: 131_072,
             prefixes: 16_384,
             rules: 16_384,
             denied: 16_384,
@@ -92,6 +95,7 @@ impl Capacities {
             policies: self.policies as usize,
             ports: self.ports as usize,
             addresses: self.addresses as usize,
+            services: self.services as usize,
             prefixes: self.prefixes as usize,
             rules: self.rules as usize,
             moments: MOMENTS,
@@ -99,12 +103,13 @@ impl Capacities {
     }
 
     /// The size of each map that has one to choose.
-    pub(super) fn by_map(&self) -> [(&'static str, u32); 18] {
+    pub(super) fn by_map(&self) -> [(&'static str, u32); 19] {
         [
             (map::INTERFACES, self.endpoints),
             (map::CGROUPS, self.endpoints),
             (map::ADDRESSES4, self.addresses),
             (map::ADDRESSES6, self.addresses),
+            (map::SERVICES, self.services),
             (map::PREFIXES4, self.prefixes),
             (map::PREFIXES6, self.prefixes),
             (map::POLICIES, self.policies),

@@ -10,6 +10,7 @@ use enforcer_common::{
     endpoint_entry::EndpointEntry,
     flow_key::{Addr4, Addr6, PrefixKey},
     policy_key::{PolicyEntry, PolicyKey, PortKey},
+    service_key::ServiceKey,
 };
 
 use super::{
@@ -147,6 +148,7 @@ pub(super) fn differences_of_parts<M: Copy + Ord, K: Copy + PartialEq, V: Copy +
 pub(super) struct Stage {
     pub policies: Writes<PolicyKey, PolicyEntry>,
     pub ports: Writes<PortKey, Decision>,
+    pub services: Writes<ServiceKey, u32>,
     pub addresses4: Writes<Addr4, AddressEntry>,
     pub addresses6: Writes<Addr6, AddressEntry>,
     pub prefixes4: Writes<PrefixKey<Addr4>, AddressEntry>,
@@ -161,8 +163,8 @@ pub(super) struct Stage {
 macro_rules! each {
     ($stage:expr, $tables:expr, |$writes:ident, $table:ident| $visit:expr) => {
         each!(@ $stage, $tables, $writes, $table, $visit,
-            ports, policies, blocked4, blocked6, addresses4, addresses6, prefixes4, prefixes6,
-            cgroups, interfaces)
+            ports, policies, blocked4, blocked6, services, addresses4, addresses6, prefixes4,
+            prefixes6, cgroups, interfaces)
     };
     (@ $stage:expr, $tables:expr, $writes:ident, $table:ident, $visit:expr, $($name:ident),*) => {
         [$({
@@ -177,6 +179,7 @@ impl Stage {
     pub fn is_empty(&self) -> bool {
         self.policies.is_empty()
             && self.ports.is_empty()
+            && self.services.is_empty()
             && self.addresses4.is_empty()
             && self.addresses6.is_empty()
             && self.prefixes4.is_empty()

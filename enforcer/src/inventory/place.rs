@@ -254,6 +254,7 @@ pub(super) mod tests {
             assurance: Assurance::Address,
             addresses: Vec::new(),
             place: Some(place),
+            unit_elsewhere: None,
         })
     }
 

@@ -20,6 +20,11 @@ const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const SOCK_DESTROY: u16 = 21;
 const INET_DIAG_SKV6ONLY: u16 = 11;
 const INET_DIAG_CGROUP_ID: u16 = 21;
+/// Bits of states as in net/tcp_states.h: 1 shifted by the number of the state.
+const EVERY_STATE: u32 = u32::MAX;
+const LISTEN: u32 = 1 << 10;
+/// Of UDP sockets: those that are not connected.
+const CLOSE: u32 = 1 << 7;
 /// `struct inet_diag_msg` without its attributes.
 const MESSAGE: usize = 72;
 
@@ -177,9 +182,19 @@ impl SocketTable {
 
     /// Every socket of a protocol, IPv4 and IPv6, listening and closing ones too.
     pub fn list(&mut self, protocol: Protocol) -> Result<Vec<Socket>, SocketError> {
+        self.in_states(protocol, EVERY_STATE)
+    }
+
+    /// Those that wait for somebody to talk to them. Costs what there are of them, however many
+    /// connections there are.
+    pub fn listeners(&mut self, protocol: Protocol) -> Result<Vec<Socket>, SocketError> {
+        self.in_states(protocol, LISTEN | CLOSE)
+    }
+
+    fn in_states(&mut self, protocol: Protocol, states: u32) -> Result<Vec<Socket>, SocketError> {
         let mut sockets = Vec::new();
         for family in [libc::AF_INET, libc::AF_INET6] {
-            let request = request(family_byte(family), protocol, &[0; 48]);
+            let request = request(family_byte(family), protocol, states, &[0; 48]);
             let parts = self
                 .netlink
                 .dump(SOCK_DIAG_BY_FAMILY, &request)
@@ -192,7 +207,7 @@ impl SocketTable {
     /// Destroys a socket that was listed here. Needs `CAP_NET_ADMIN` in the namespace.
     pub fn destroy(&mut self, socket: &Socket) -> Result<Destroyed, SocketError> {
         let (family, id) = &socket.handle;
-        let request = request(*family, socket.protocol, id);
+        let request = request(*family, socket.protocol, EVERY_STATE, id);
         match self.netlink.command(SOCK_DESTROY, &request) {
             Ok(()) => Ok(Destroyed::Now),
             Err(e) => match e.raw_os_error() {
@@ -271,10 +286,9 @@ impl ListeningPorts {
 }
 
 /// `struct inet_diag_req_v2`.
-fn request(family: u8, protocol: Protocol, id: &[u8; 48]) -> Vec<u8> {
-    const EVERY_STATE: u32 = u32::MAX;
+fn request(family: u8, protocol: Protocol, states: u32, id: &[u8; 48]) -> Vec<u8> {
     let mut request = vec![family, protocol.number(), 0, 0];
-    request.extend(EVERY_STATE.to_ne_bytes());
+    request.extend(states.to_ne_bytes());
     request.extend(id);
     request
 }

@@ -90,6 +90,7 @@ impl<'a> Ground<'a> {
             mode: Mode::Enforce,
             now,
             host_addresses: &[],
+            elsewhere: &crate::compile::elsewhere::NOBODY,
             subjects: Subjects::All,
             limits: &Limits::NONE,
             in_force: None,

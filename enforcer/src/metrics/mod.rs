@@ -1,6 +1,7 @@
 //! What Prometheus sees. Counts that others keep (the kernel, the pipeline, the sinks) are
 //! read when they are asked for; what happens to policy is told by the daemon.
 
+mod fleet;
 pub mod git;
 pub mod kernel;
 pub mod process;
@@ -22,6 +23,7 @@ use prometheus_client::{
 
 use crate::{
     metrics::{
+        fleet::FleetCollector,
         git::{GitCollector, GitStats},
         kernel::KernelCollector,
         process::ProcessCollector,
@@ -29,6 +31,7 @@ use crate::{
     },
     observe::{context::NameBook, history::History, pipeline::PipelineStats},
     policy::model::Mode,
+    registry::status::FleetBoard,
     reject::Answers,
     sink::SinkStats,
 };
@@ -55,6 +58,8 @@ pub struct MetricSources {
     pub git: Option<Arc<GitStats>>,
     /// Answers to denied packets.
     pub answers: Arc<Answers>,
+    /// The fleet; `None` on one host.
+    pub fleet: Option<FleetBoard>,
 }
 
 /// All metrics of a daemon.
@@ -189,6 +194,9 @@ impl Metrics {
         )));
         if let Some(git) = sources.git {
             ours.register_collector(Box::new(GitCollector(git)));
+        }
+        if let Some(board) = sources.fleet {
+            ours.register_collector(Box::new(FleetCollector(board)));
         }
         ours.register_collector(Box::new(TelemetryCollector {
             pipeline: sources.pipeline,

@@ -43,6 +43,7 @@ fn with_kernel(kernel: Kernel) -> Metrics {
         sinks: vec![Arc::clone(sink.stats())],
         git: Some(Arc::new(git())),
         answers: Arc::default(),
+        fleet: Some(FleetBoard::default()),
     })
 }
 

@@ -5,7 +5,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     hash::Hash,
     net::IpAddr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -15,13 +15,14 @@ use ipnet::IpNet;
 
 use crate::{
     compile::{
+        elsewhere::Elsewhere,
         image::{Identity, IdentitySubject, Image, RuleInfo},
         numbered::Numbered,
     },
     policy::model::{Labels, NamedPort},
 };
 
-use super::commits::Commits;
+use super::{commits::Commits, names_elsewhere::NamesElsewhere};
 
 /// Every name there is now. The daemon makes one after every change and hands it to
 /// [`NameBook::publish`].
@@ -47,6 +48,8 @@ pub struct NameContext {
     pub host_addresses: HashSet<IpAddr>,
     /// Labels of the host endpoint.
     pub host_labels: Labels,
+    /// Who runs on other hosts.
+    pub elsewhere: Arc<Elsewhere>,
 }
 
 /// Who is behind an endpoint number.
@@ -163,6 +166,8 @@ pub struct Names {
     by_subject: HashMap<IdentitySubject, Vec<Arc<WorkloadName>>>,
     /// `None` where several workloads declare the address.
     by_address: HashMap<IpAddr, Option<Arc<WorkloadName>>>,
+    /// Made when it is first asked: few changes of other hosts are followed by a record of them.
+    elsewhere: OnceLock<NamesElsewhere>,
 }
 
 impl Names {
@@ -196,6 +201,7 @@ impl Names {
             gone,
             by_subject,
             by_address,
+            elsewhere: OnceLock::new(),
         }
     }
 
@@ -240,7 +246,11 @@ impl Names {
         identity: &Identity,
         address: Option<IpAddr>,
     ) -> Option<&Arc<WorkloadName>> {
-        let candidates = self.by_subject.get(&identity.subject)?;
+        let Some(candidates) = self.by_subject.get(&identity.subject) else {
+            let names = &self.context.elsewhere;
+            let names = self.elsewhere.get_or_init(|| NamesElsewhere::of(names));
+            return names.workload(&identity.subject, address?);
+        };
         if let [only] = candidates.as_slice() {
             return Some(only);
         }

@@ -81,6 +81,7 @@ pub fn context() -> NameContext {
         }),
     };
     NameContext {
+        elsewhere: Arc::default(),
         node: "node-1".into(),
         generation: 5,
         commits: {

@@ -8,6 +8,7 @@ pub mod decode;
 pub mod enrich;
 pub mod filter;
 pub mod history;
+mod names_elsewhere;
 pub mod patterns;
 pub mod pipeline;
 pub mod process;

@@ -259,14 +259,16 @@ pub struct Workload {
     pub assurance: Assurance,
     /// Where it runs, if it can run on this node.
     pub place: Option<Place>,
+    /// The systemd unit that the daemon of another host names; `None` for documents of the tree.
+    pub unit_elsewhere: Option<String>,
 }
 
 impl Workload {
-    /// The systemd unit (a name or glob) that its document names.
+    /// The systemd unit (a name or glob) that its document or its host's daemon names.
     pub fn unit(&self) -> Option<&str> {
         match &self.place {
             Some(Place::Unit(unit)) => Some(unit),
-            _ => None,
+            _ => self.unit_elsewhere.as_deref(),
         }
     }
 }

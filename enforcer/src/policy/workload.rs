@@ -96,6 +96,7 @@ impl Reader<'_> {
             assurance: Assurance::Address,
             addresses,
             place: place.ok()?,
+            unit_elsewhere: None,
         });
         good.then_some(WorkloadDocument {
             workload,

@@ -118,6 +118,7 @@ pub fn run(study: &Study, now: Moment) -> Result<TestReport, CompileError> {
                 mode: Mode::Enforce,
                 now: *place.key(),
                 host_addresses: &[],
+                elsewhere: &crate::compile::elsewhere::NOBODY,
                 subjects: Subjects::All,
                 limits: &Limits::NONE,
                 in_force: None,

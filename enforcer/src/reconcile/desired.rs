@@ -318,6 +318,7 @@ spec: { interface: veth-db, addresses: [10.0.0.7] }
             mode,
             now: crate::policy::model::Moment::default(),
             host_addresses: &snapshot.host_addresses,
+            elsewhere: &crate::compile::elsewhere::NOBODY,
             subjects: Subjects::Placed,
             limits: &Limits::NONE,
             in_force: None,

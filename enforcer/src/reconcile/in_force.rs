@@ -9,7 +9,7 @@ use crate::{
         EndpointStatus, Health, ModeSource, ModeStatus, PolicyLine, PolicySource, PolicyStatus,
         Refused, TrialStatus,
     },
-    compile::Image,
+    compile::{Image, elsewhere::Elsewhere},
     inventory::Snapshot,
     observe::{clock::rfc3339, commits::Commits},
     policy::model::{Mode, Moment, ResolvedPolicy},
@@ -32,6 +32,8 @@ pub struct InForce {
     pub since: Option<String>,
     /// The moment for which the policy was compiled.
     pub as_of: Moment,
+    /// Who runs on other hosts, as their daemons say.
+    pub elsewhere: Arc<Elsewhere>,
     /// The policy, compiled.
     pub image: Arc<Image>,
     /// The node's mode.
@@ -105,6 +107,7 @@ impl InForce {
             from: PolicySource::None,
             since: None,
             as_of: Moment::default(),
+            elsewhere: Arc::default(),
             image: Arc::default(),
             mode: ModeStatus {
                 effective: Mode::Audit,

@@ -144,6 +144,7 @@ mod tests {
             mode: crate::policy::model::Mode::Enforce,
             now: crate::policy::model::Moment::default(),
             host_addresses: &[],
+            elsewhere: &crate::compile::elsewhere::NOBODY,
             subjects: Subjects::All,
             limits: &Limits::NONE,
             in_force: None,

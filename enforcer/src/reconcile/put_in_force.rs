@@ -59,6 +59,7 @@ impl<K: Kernel> Reconciler<K> {
             // Nothing is hooked there: to enroll a cgroup would only look like enforcement.
             Arc::make_mut(&mut snapshot).cgroups.clear();
         }
+        let elsewhere = self.wiring.elsewhere.borrow_and_update().clone();
         let now = &self.current;
         let mode = mode::effective(self.settings.mode, &tree.policy.node, operator);
         if self.clock_was_set() {
@@ -70,6 +71,7 @@ impl<K: Kernel> Reconciler<K> {
             && !self.recompile
             && tree.policy.means_the_same(now.as_of, as_of)
             && mode.effective == now.mode.effective
+            && Arc::ptr_eq(&elsewhere, &now.elsewhere)
             && snapshot.host_addresses == now.snapshot.host_addresses;
         let image = if same_image {
             now.image.clone()
@@ -79,6 +81,7 @@ impl<K: Kernel> Reconciler<K> {
                 mode: mode.effective,
                 now: as_of,
                 host_addresses: &snapshot.host_addresses,
+                elsewhere: &elsewhere,
                 subjects: Subjects::Placed,
                 limits: &self.limits,
                 in_force: Some(&now.image),
@@ -90,6 +93,7 @@ impl<K: Kernel> Reconciler<K> {
             policy: tree.policy.clone(),
             from: tree.from,
             as_of: if same_image { now.as_of } else { as_of },
+            elsewhere: elsewhere.clone(),
             image,
             mode,
             snapshot: snapshot.clone(),

@@ -25,7 +25,7 @@ use crate::{
         problem::{Problem, ProblemCode},
         status::{Health, PolicySource, Refused},
     },
-    compile::{Compiler, Limits},
+    compile::{Compiler, Limits, elsewhere::Elsewhere},
     datapath::clock::WallClock,
     inventory::Snapshot,
     metrics::mode_name,
@@ -54,6 +54,8 @@ const IDLE_TICK: Duration = Duration::from_hours(1);
 pub struct Wiring {
     /// The host.
     pub inventory: watch::Receiver<Arc<Snapshot>>,
+    /// Other hosts.
+    pub elsewhere: watch::Receiver<Arc<Elsewhere>>,
     /// The policy tree changed.
     pub tree_changed: Arc<Notify>,
     /// Wishes.
@@ -197,6 +199,7 @@ impl<K: Kernel> Reconciler<K> {
                     changed.context("the inventory ended")?;
                     blocking(|| self.follow_host());
                 }
+                () = heard(&mut self.wiring.elsewhere) => blocking(|| self.follow_host()),
             }
             self.publish();
             self.wiring.manager.status(&self.summary());
@@ -282,7 +285,7 @@ impl<K: Kernel> Reconciler<K> {
         }
     }
 
-    /// The host changed: endpoints came or went, or its addresses did.
+    /// The host changed (endpoints came or went, or its addresses did), or other hosts.
     fn follow_host(&mut self) {
         let Some(tree) = self.tree.clone() else {
             return;
@@ -476,11 +479,18 @@ impl<K: Kernel> Reconciler<K> {
 }
 
 /// Runs what may block for long without holding up other tasks.
-fn blocking<T>(work: impl FnOnce() -> T) -> T {
+pub(crate) fn blocking<T>(work: impl FnOnce() -> T) -> T {
     use tokio::runtime::{Handle, RuntimeFlavor};
     match Handle::current().runtime_flavor() {
         RuntimeFlavor::CurrentThread => work(),
         _ => tokio::task::block_in_place(work),
+    }
+}
+
+/// Where there is no fleet, nobody will ever say anything.
+async fn heard(elsewhere: &mut watch::Receiver<Arc<Elsewhere>>) {
+    if elsewhere.changed().await.is_err() {
+        pending::<()>().await;
     }
 }
 

@@ -87,6 +87,7 @@ impl Tree {
             mode,
             now,
             host_addresses,
+            elsewhere: &crate::compile::elsewhere::NOBODY,
             subjects: Subjects::All,
             limits: &Limits::NONE,
             in_force: None,

@@ -145,24 +145,11 @@ fn with_daemon(rules: usize, turns: usize) -> Result<Vec<PlainFigure>> {
     figures.push(change);
 
     let pid = daemon.pid()?;
-    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let kilobytes = |name: &str| {
-        status
-            .lines()
-            .find_map(|line| {
-                line.strip_prefix(name)?
-                    .trim()
-                    .strip_suffix(" kB")?
-                    .parse::<f64>()
-                    .ok()
-            })
-            .with_context(|| format!("no {name} of the daemon"))
-    };
     let mut resident = figure(
         "daemon memory (RSS)",
         rules,
         "MiB",
-        kilobytes("VmRSS:")? / 1024.0,
+        kilobytes(pid, "VmRSS:")? / 1024.0,
     );
     resident.target = (rules == 10_000).then_some(64.0);
     figures.push(resident);
@@ -170,13 +157,23 @@ fn with_daemon(rules: usize, turns: usize) -> Result<Vec<PlainFigure>> {
         "daemon memory at its most",
         rules,
         "MiB",
-        kilobytes("VmHWM:")? / 1024.0,
+        kilobytes(pid, "VmHWM:")? / 1024.0,
     ));
     let maps = bpf::map_memory(pid)? as f64 / f64::from(1 << 20);
     figures.push(figure("map memory", rules, "MiB", maps));
     daemon.stop()?;
     daemon.detach()?;
     Ok(figures)
+}
+
+/// A line of a process's status, in KiB.
+pub(super) fn kilobytes(pid: u32, name: &str) -> Result<f64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let value = status.lines().find_map(|line| {
+        let value = line.strip_prefix(name)?.trim().strip_suffix(" kB")?;
+        value.parse().ok()
+    });
+    value.with_context(|| format!("no {name} of the daemon"))
 }
 
 /// Every rule replaced by another, in one step.

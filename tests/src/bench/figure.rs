@@ -22,6 +22,8 @@ pub struct Report {
     pub change: Vec<PlainFigure>,
     /// A large estate, and a tenth of it.
     pub scale: Vec<ScaleFigure>,
+    /// A fleet.
+    pub fleet: Vec<PlainFigure>,
 }
 
 /// Nanoseconds per packet at one hook.
@@ -163,6 +165,7 @@ impl Report {
             wire: Vec::new(),
             change: Vec::new(),
             scale: Vec::new(),
+            fleet: Vec::new(),
         }
     }
 }
@@ -288,6 +291,21 @@ impl fmt::Display for Report {
                     number(Some(figure.growth), 2),
                     Cell::new(shown(figure.growth_target)),
                     met(figure.growth_target, &[figure.growth]),
+                ]);
+            }
+            writeln!(f, "{table}")?;
+        }
+        if !self.fleet.is_empty() {
+            writeln!(
+                f,
+                "\nA fleet of 1,000 nodes with 100 workloads each, through etcd\n"
+            )?;
+            let mut table = table(&["what", "ours", "unit"]);
+            for figure in &self.fleet {
+                table.add_row(vec![
+                    Cell::new(&figure.what),
+                    number(Some(figure.ours), 1),
+                    Cell::new(&figure.unit),
                 ]);
             }
             writeln!(f, "{table}")?;

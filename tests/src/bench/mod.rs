@@ -12,6 +12,7 @@
 mod bpf;
 mod change;
 mod figure;
+mod fleet;
 mod hooks;
 mod packet;
 pub mod policy;
@@ -45,6 +46,8 @@ pub enum Part {
     Change,
     /// Compilation in a large estate, beside a tenth of it.
     Scale,
+    /// A fleet of 1,000 simulated nodes through etcd.
+    Fleet,
 }
 
 /// Measures. Progress goes to standard error.
@@ -56,6 +59,7 @@ pub fn run(options: &Options) -> Result<Report> {
             Part::Wire => report.wire = wire::measure(options)?,
             Part::Change => report.change = change::measure(options)?,
             Part::Scale => report.scale = scale::measure(options)?,
+            Part::Fleet => report.fleet = fleet::measure(options)?,
         }
     }
     Ok(report)

@@ -145,6 +145,7 @@ pub fn compile(folder: &Path, numbers: &mut Numbers) -> Result<Image> {
         mode: Mode::Enforce,
         now: enforcer::policy::model::Moment::default(),
         host_addresses: &[],
+        elsewhere: &enforcer::compile::elsewhere::NOBODY,
         subjects: Subjects::Placed,
         limits: &Limits::NONE,
         in_force: None,

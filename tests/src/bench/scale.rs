@@ -102,6 +102,7 @@ fn workload(number: usize, app: usize) -> Workload {
         assurance: Assurance::Address,
         addresses: vec![std::net::IpAddr::from([10, a, b, c]).into()],
         place: Some(Place::Cgroup(format!("/w-{number}"))),
+        unit_elsewhere: None,
     }
 }
 
@@ -165,6 +166,7 @@ impl Estate {
             mode: Mode::Enforce,
             now: Moment::default(),
             host_addresses: &[],
+            elsewhere: &enforcer::compile::elsewhere::NOBODY,
             subjects: Subjects::Placed,
             limits: &Limits::NONE,
             in_force: self.image.as_ref(),

@@ -60,6 +60,7 @@ impl Desk {
         runtime.spawn(answer(wishes));
         let nowhere = PathBuf::from("/nonexistent");
         let settings = Settings {
+            fleet: None,
             policies: nowhere.clone(),
             git: None,
             mode: None,
@@ -86,6 +87,7 @@ impl Desk {
         Self {
             runtime,
             sources: Sources {
+                fleet: None,
                 settings: Arc::new(settings),
                 started: time::OffsetDateTime::UNIX_EPOCH,
                 in_force: receiver,

@@ -50,6 +50,7 @@ pub fn compile(
         mode: Mode::Enforce,
         now: NOW,
         host_addresses: &[],
+        elsewhere: &enforcer::compile::elsewhere::NOBODY,
         subjects: Subjects::All,
         limits: &Limits::NONE,
         in_force: None,

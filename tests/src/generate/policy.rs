@@ -230,6 +230,7 @@ fn workload() -> impl Strategy<Value = Workload> {
                     addresses,
                     assurance: known,
                     place,
+                    unit_elsewhere: None,
                 }
             },
         )

@@ -7,6 +7,8 @@ pub mod bridge;
 pub mod cgroup;
 pub mod cluster;
 pub mod daemon;
+pub mod etcd;
+pub mod fleet;
 pub mod frame;
 pub mod git;
 pub mod mesh;

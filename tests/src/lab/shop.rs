@@ -164,10 +164,7 @@ impl Shop {
         let (api_inside, api) = behind_veth(lab, &back, "api", 12)?;
         let (db_inside, db) = behind_veth(lab, &back, "db", 22)?;
         for net in [12, 22] {
-            router.ip(&[
-                format!("route add 10.77.{net}.0/24 via {}", back.addresses.0),
-                format!("route add fd77:{net}::/64 via {}", back.addresses.1),
-            ])?;
+            route_to(&router, &back, net)?;
         }
         let outside = lab.namespace("intruder")?;
         let addresses = join(&router, "to-intruder", &outside, "eth0", 9)?;
@@ -243,6 +240,14 @@ impl Shop {
     }
 }
 
+/// The router's way to a network behind a host.
+pub fn route_to(router: &Namespace, host: &Host, net: u8) -> Result<()> {
+    router.ip(&[
+        format!("route add 10.77.{net}.0/24 via {}", host.addresses.0),
+        format!("route add fd77:{net}::/64 via {}", host.addresses.1),
+    ])
+}
+
 fn host(lab: &Lab, router: &Namespace, name: &'static str, net: u8) -> Result<Host> {
     let namespace = lab.namespace(name)?;
     let addresses = join(router, &format!("to-{name}"), &namespace, UPLINK, net)?;
@@ -257,7 +262,14 @@ fn host(lab: &Lab, router: &Namespace, name: &'static str, net: u8) -> Result<Ho
     })
 }
 
-fn behind_veth(lab: &Lab, host: &Host, name: &'static str, net: u8) -> Result<(Namespace, Party)> {
+/// A workload in a network of its own behind a link of a host, at `10.77.NET.2`. The router learns
+/// the way by [`route_to`].
+pub fn behind_veth(
+    lab: &Lab,
+    host: &Host,
+    name: &'static str,
+    net: u8,
+) -> Result<(Namespace, Party)> {
     let inside = lab.namespace(name)?;
     let addresses = join(
         &host.namespace,

@@ -84,7 +84,8 @@ fn ensure_with(purposes: &[Purpose], sysroot: Option<PathBuf>) -> Result<()> {
         rust_src::ensure(sysroot),
     );
     need("bpf-linker", bpf_linker::ensure());
-    need("Debian packages", packages::ensure(purposes));
+    let with_build = [purposes, &[Purpose::Build]].concat();
+    need("Debian packages", packages::ensure(&with_build));
     if purposes.contains(&Purpose::Test) || purposes.contains(&Purpose::Bench) {
         need("bpffs", mounts::ensure_bpffs());
         need("cgroup v2", mounts::find_cgroup2().map(drop));

@@ -1,4 +1,4 @@
-//! Debian packages that tests, benchmarks and other kernels use. Installed only when a program
+//! Debian packages that builds, tests, benchmarks and other kernels use. Installed only when a program
 //! that we need is missing, so that a machine which has it from elsewhere is left alone.
 
 use std::{fs, path::PathBuf, process::Command};
@@ -30,6 +30,11 @@ const fn need(purpose: Purpose, package: &'static str, probes: &'static [&'stati
 pub const VIRTIOFSD: &[&str] = &["/usr/lib/qemu/virtiofsd", "/usr/libexec/virtiofsd"];
 
 const NEEDS: &[Need] = &[
+    // The build script of etcd-client reads the protocol's definition with it.
+    need(Purpose::Build, "protobuf-compiler", &["protoc"]),
+    // The registry of a fleet, three members of it.
+    need(Purpose::Test, "etcd-server", &["etcd"]),
+    need(Purpose::Bench, "etcd-server", &["etcd"]),
     // Namespaces, veths and addresses of the lab; ICMP from a real sender.
     need(Purpose::Test, "iproute2", &["ip"]),
     need(Purpose::Test, "iputils-ping", &["ping"]),

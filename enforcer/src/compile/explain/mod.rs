@@ -16,6 +16,7 @@ pub use self::explanation::{
 };
 use self::story::Story;
 pub use self::words::{peer_in_words, ports_in_words};
+use super::elsewhere::ServiceAddress;
 use super::image::{Assurance, Identity, IdentitySubject, Image, RuleDirection, WorkloadName};
 use super::peers::Surroundings;
 use crate::policy::model::{Mode, Moment, Peer, Place, Policy, ResolvedPolicy, Workload};
@@ -98,7 +99,16 @@ impl Explainer<'_> {
         };
         let sets = endpoint_number.and_then(|number| self.image.sets.get(&number));
         let sets = sets.ok_or_else(|| ExplainError::NoEndpoint(query.endpoint.clone()))?;
-        let peer = self.peer(&query.peer)?;
+        let peer = match (&query.peer, direction) {
+            (Party::Address(address), Direction::Egress) => {
+                self.image.identity_behind(ServiceAddress {
+                    address: *address,
+                    protocol: query.protocol,
+                    port: query.port,
+                })
+            }
+            (party, _) => self.peer(party)?,
+        };
         let peer_identity = self.image.identities.get(&peer);
         let peer_identity = peer_identity.map_or_else(unknown_peer, |known| (**known).clone());
         let judge = Judge {

@@ -120,6 +120,7 @@ impl Reader<'_> {
             addresses: addresses.iter().map(|a| IpNet::from(a.value)).collect(),
             assurance,
             place,
+            unit_elsewhere: None,
         });
         Some(Some(WorkloadDocument {
             workload,

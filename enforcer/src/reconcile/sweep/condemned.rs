@@ -10,7 +10,7 @@ use enforcer_common::{Action, Direction, Judge, conntrack::infer_opener, policy_
 use super::Look;
 use crate::{
     api::status::{EndpointStatus, PlaceKind},
-    compile::Image,
+    compile::{Image, elsewhere::ServiceAddress},
     inventory::{
         Snapshot,
         sockets::{ListeningPorts, Socket, State, listening_ports},
@@ -33,7 +33,7 @@ pub(super) fn is_restricted(image: &Image, endpoint: &EndpointStatus) -> bool {
 }
 
 /// Which endpoint a cgroup belongs to: its own, or the nearest one above it.
-pub(super) struct CgroupEndpoints<'a> {
+pub(crate) struct CgroupEndpoints<'a> {
     by_path: BTreeMap<&'a str, &'a EndpointStatus>,
     paths: HashMap<u64, &'a str>,
 }
@@ -59,6 +59,14 @@ impl<'a> CgroupEndpoints<'a> {
     /// Whether policy restricts any of them.
     pub fn restrict(&self, image: &Image) -> bool {
         self.by_path.values().any(|e| is_restricted(image, e))
+    }
+
+    /// The endpoint of a cgroup, if it has one.
+    pub fn endpoint(&self, cgroup: u64) -> Option<&'a EndpointStatus> {
+        match self.of(cgroup) {
+            Owner::Endpoint(endpoint) => Some(endpoint),
+            Owner::Nobody | Owner::Unknown => None,
+        }
     }
 
     fn of(&self, cgroup: u64) -> Owner<'a> {
@@ -104,7 +112,7 @@ pub(super) fn condemned_cgroup_sockets(
     let identity_of_peer = |socket: &Socket| {
         let remote = socket.remote.ip();
         if !remote.is_loopback() && !host.contains(&remote) {
-            return Some(now.image.identity_of(remote));
+            return Some(identity_by_address(&now.image, socket, &listening));
         }
         // On this host: only the peer's own socket tells who it is.
         let peer = by_ends.get(&(socket.remote, socket.local))?;
@@ -135,6 +143,19 @@ pub(super) fn condemned_cgroup_sockets(
         .collect()
 }
 
+/// A peer on another host: behind the port of a shared address if it was asked for, and else
+/// whoever has the address.
+fn identity_by_address(image: &Image, socket: &Socket, listening: &ListeningPorts) -> u32 {
+    if listening.opened_by_peer(socket) {
+        return image.identity_of(socket.remote.ip());
+    }
+    image.identity_behind(ServiceAddress {
+        address: socket.remote.ip(),
+        protocol: socket.protocol.number(),
+        port: socket.remote.port(),
+    })
+}
+
 /// The open connections of an interface endpoint that the image denies.
 pub(super) fn condemned_interface_sockets(
     now: &InForce,
@@ -161,7 +182,7 @@ pub(super) fn condemned_interface_sockets(
         // Of a namespace with several interfaces, what goes by this one.
         .filter(|s| declared.is_empty() || declared.iter().any(|net| net.contains(&s.local.ip())))
         .filter(|socket| {
-            let peer = now.image.identity_of(socket.remote.ip());
+            let peer = identity_by_address(&now.image, socket, &listening);
             Connection::of(socket, &listening).is_denied(&now.image, endpoint.identity, peer)
         })
         .cloned()
@@ -251,6 +272,7 @@ spec:
             mode,
             now: crate::policy::model::Moment::default(),
             host_addresses: &[],
+            elsewhere: &crate::compile::elsewhere::NOBODY,
             subjects: Subjects::Placed,
             limits: &Limits::NONE,
             in_force: None,

@@ -19,11 +19,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 pub use self::broken_flow::BrokenFlow;
+pub(crate) use self::condemned::CgroupEndpoints;
 use self::{
     broken_flow::matching,
-    condemned::{
-        CgroupEndpoints, condemned_cgroup_sockets, condemned_interface_sockets, is_restricted,
-    },
+    condemned::{condemned_cgroup_sockets, condemned_interface_sockets, is_restricted},
 };
 use super::in_force::InForce;
 use crate::{

@@ -155,6 +155,7 @@ impl Host {
             node: "node1".into(),
             flow_log: FlowLog::Off,
             report_allowed: false,
+            fleet: None,
             report_limit: 1,
             reject_limit: 1,
         }
@@ -173,6 +174,7 @@ impl Host {
         let tree_changed = Arc::new(Notify::new());
         let wiring = Wiring {
             inventory: inventory_receiver,
+            elsewhere: watch::channel(Arc::default()).1,
             tree_changed: tree_changed.clone(),
             commands: command_receiver,
             published,
