@@ -246,8 +246,13 @@ fn nobody_can_speak_for_another_node() -> Result<()> {
     scene.fleet.publish("back", old.clone())?;
     refused("replayed", 1)?;
     healed(1)?;
-    let after = scene.read("back")?;
-    ensure!(after.sequence > before.sequence && after.workloads.len() == 2);
+    // It is counted before it is there.
+    let mut after = scene.read("back")?;
+    while after.workloads.len() < 2 {
+        thread::sleep(Duration::from_millis(50));
+        after = scene.read("back")?;
+    }
+    ensure!(after.sequence > before.sequence);
 
     // Another node's name, by a node of the fleet: by its own key, under its victim's name, and
     // the other way round.
@@ -265,11 +270,15 @@ fn nobody_can_speak_for_another_node() -> Result<()> {
     scene.fleet.publish("back", bytes.clone())?;
     refused("other-node", 1)?;
     healed(2)?;
-    scene.fleet.publish("ops", bytes)?;
+    scene.fleet.publish("ops", bytes.clone())?;
     refused("other-node", 2)?;
 
     // A changed record under the old signature.
     let mut changed = scene.fleet.record("back")?;
+    while changed == bytes {
+        thread::sleep(Duration::from_millis(50));
+        changed = scene.fleet.record("back")?;
+    }
     let at = changed.windows(3).position(|bytes| bytes == b"api");
     changed[at.context("no workload in it")?] = b'A';
     scene.fleet.publish("back", changed)?;
