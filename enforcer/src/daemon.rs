@@ -25,6 +25,11 @@ use crate::{
         settings::GitSettings,
         webhook::Webhook,
     },
+    identity::{
+        attest::{self, AttestServer, AttestView, journal::Journal, leases::Leases},
+        files::{self, FileSource},
+        svid::Usage,
+    },
     inventory::{Inventory, InventorySettings},
     kernel_handle::KernelHandle,
     lock_holder,
@@ -36,6 +41,7 @@ use crate::{
         history::{DEFAULT_KEPT, History},
         pipeline::Pipeline,
     },
+    policy::model::TrustDomainSettings,
     reconcile::{
         command::Command,
         in_force::InForce,
@@ -105,8 +111,24 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let sink_stats = sinks.iter().map(|sink| sink.stats().clone()).collect();
     let pipeline = Pipeline::new(names.clone(), history.clone(), sinks);
     let board = settings.fleet.as_ref().map(|_| FleetBoard::default());
+    let journal = Arc::new(Journal::default());
+    let (material_sender, material) = files::channel();
+    let leases = match &settings.attest {
+        Some(_) => Some(Leases::open(&settings.state_dir, journal.clone())?),
+        None => None,
+    };
+    let (no_bindings, nothing_bound) = watch::channel(Arc::default());
+    let bindings = leases
+        .as_ref()
+        .map_or(nothing_bound, |leases| leases.watch());
+    let view = AttestView {
+        material: material.clone(),
+        bindings: bindings.clone(),
+        journal: journal.clone(),
+    };
     let metrics = Arc::new(Metrics::new(MetricSources {
         fleet: board.clone(),
+        attestation: leases.is_some().then(|| view.clone()),
         kernel: Arc::new(kernel.clone()),
         names: names.clone(),
         pipeline: pipeline.stats().clone(),
@@ -137,6 +159,14 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         }
         _ => None,
     };
+    let attest_server = match &settings.attest {
+        Some(attest) => {
+            allow_many_connections();
+            let root = Some(inventory.cgroup_root().to_owned());
+            Some(AttestServer::bind(attest.listen, root).await?)
+        }
+        None => None,
+    };
     let control = ControlSocket::bind(&settings.socket)?;
     let tree_changed = Arc::new(Notify::new());
     let (commands, command_receiver) = mpsc::channel(COMMANDS);
@@ -162,6 +192,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         Wiring {
             inventory: snapshots,
             elsewhere,
+            bindings,
             tree_changed: tree_changed.clone(),
             commands: command_receiver,
             published,
@@ -236,7 +267,35 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         tasks.spawn("fleet publisher", publisher.run(stop.clone()));
         tasks.spawn("fleet reader", reader.run(stop.clone()));
     }
+    let (domains_sender, domains) = watch::channel(Arc::from([]));
+    if let (Some(server), Some(leases), Some(attest)) = (attest_server, leases, &settings.attest) {
+        let source = FileSource::new(Some(attest.svid.clone()), Usage::Server);
+        tasks.spawn(
+            "identity files",
+            source.watch(domains, material_sender, stop.clone()),
+        );
+        tasks.spawn(
+            "trust domains",
+            follow_domains(in_force.clone(), domains_sender, stop.clone()),
+        );
+        tasks.spawn(
+            "lease keeper",
+            leases
+                .clone()
+                .keep(in_force.clone(), material.clone(), stop.clone()),
+        );
+        let sources = attest::routes::Sources {
+            in_force: in_force.clone(),
+            material,
+            leases,
+            locator: server.locator(),
+            journal,
+            longest: attest.lease,
+        };
+        tasks.spawn("attestation server", server.serve(sources, stop.clone()));
+    }
     let router = routes::router(Sources {
+        attestation: view,
         fleet: board,
         settings,
         started,
@@ -250,7 +309,53 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     tasks.spawn("control socket", {
         async move { Ok(control.serve(router, stop).await?) }
     });
-    supervise(tasks, &commands, &manager).await
+    let ended = supervise(tasks, &commands, &manager).await;
+    // Where nothing attests this is what says that nothing is bound.
+    drop(no_bindings);
+    ended
+}
+
+/// Tells who reads bundles which trust domains policy has.
+async fn follow_domains(
+    mut in_force: watch::Receiver<Arc<InForce>>,
+    domains: watch::Sender<Arc<[Arc<TrustDomainSettings>]>>,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    let mut first = true;
+    loop {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return Ok(()),
+            ready = in_force.wait_for(|now| now.ready) => drop(ready?),
+        }
+        let wanted: Arc<[_]> = in_force
+            .borrow_and_update()
+            .policy
+            .trust_domains
+            .as_slice()
+            .into();
+        domains.send_if_modified(|known| {
+            let changed = std::mem::take(&mut first) || *known != wanted;
+            *known = wanted;
+            changed
+        });
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return Ok(()),
+            changed = in_force.changed() => changed?,
+        }
+    }
+}
+
+/// Each connection for attestation takes a file descriptor: as many as the system allows this
+/// process.
+fn allow_many_connections() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(error) = raised {
+        warn!(%error, "cannot raise the number of open files: fewer connections can be served");
+    }
 }
 
 /// A git source before its tasks run.

@@ -94,6 +94,7 @@ fn name_context(node: &str, in_force: &InForce) -> NameContext {
             let name = EndpointName {
                 identity: endpoint.identity,
                 workload,
+                assurance: endpoint.assurance,
             };
             (endpoint.id, name)
         })

@@ -4,7 +4,8 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use crate::{
     api::access::Access, datapath::DatapathSettings, git::settings::GitSettings,
-    policy::model::Mode, registry::settings::FleetSettings, sink::file::Rotation,
+    identity::attest::AttestSettings, policy::model::Mode, registry::settings::FleetSettings,
+    sink::file::Rotation,
 };
 
 /// Settings of a daemon. Two daemons can live on one machine when they differ in state, pins,
@@ -27,6 +28,8 @@ pub struct Settings {
     pub socket: SocketSettings,
     /// Where metrics are served.
     pub metrics: Option<SocketAddr>,
+    /// Attestation by mTLS.
+    pub attest: Option<AttestSettings>,
     /// Name of the node.
     pub node: String,
     /// Where flow records are written.

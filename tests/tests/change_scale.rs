@@ -55,6 +55,7 @@ fn one_of_a_hundred_thousand_rules_changes() {
             now: Moment::default(),
             host_addresses: &[],
             elsewhere: &enforcer::compile::elsewhere::NOBODY,
+            attested: enforcer::compile::NOBODY,
             subjects: Subjects::Placed,
             limits: &Limits::NONE,
             in_force: in_force.as_ref(),

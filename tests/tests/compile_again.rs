@@ -134,6 +134,7 @@ proptest! {
                 now: scenario.now,
                 host_addresses: &scenario.host_addresses,
                 elsewhere: &elsewhere,
+                attested: enforcer::compile::NOBODY,
                 subjects,
                 limits: &limits,
                 in_force: image.as_ref(),

@@ -191,6 +191,7 @@ fn compile(scenario: &Scenario, numbers: &mut Numbers) -> Maps {
         now: scenario.now,
         host_addresses: &scenario.host_addresses,
         elsewhere: &enforcer::compile::elsewhere::NOBODY,
+        attested: enforcer::compile::NOBODY,
         subjects: Subjects::All,
         limits: &Limits::NONE,
         in_force: None,

@@ -26,6 +26,7 @@ fn compile(policy: &ResolvedPolicy, mode: Mode, now: Moment) -> (Image, Numbers)
         now,
         host_addresses: &[],
         elsewhere: &enforcer::compile::elsewhere::NOBODY,
+        attested: enforcer::compile::NOBODY,
         subjects: Subjects::All,
         limits: &Limits::NONE,
         in_force: None,

@@ -83,6 +83,7 @@ fn put(loaded: &mut Loaded<'_>, links: &[u32]) -> Result<()> {
             now: enforcer::policy::model::Moment::default(),
             host_addresses: &[],
             elsewhere: &enforcer::compile::elsewhere::NOBODY,
+            attested: enforcer::compile::NOBODY,
             subjects: Subjects::All,
             limits: &Limits::NONE,
             in_force: None,

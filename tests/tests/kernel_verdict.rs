@@ -373,6 +373,7 @@ fn compile(scenario: &Scenario) -> Image {
             now: scenario.now,
             host_addresses: &scenario.host_addresses,
             elsewhere: &enforcer::compile::elsewhere::NOBODY,
+            attested: enforcer::compile::NOBODY,
             subjects: Subjects::All,
             limits: &limits,
             in_force: None,

@@ -24,6 +24,7 @@ fn compile(scenario: &Scenario, in_force: Option<&Image>, numbers: &mut Numbers)
         now: scenario.now,
         host_addresses: &scenario.host_addresses,
         elsewhere: &enforcer::compile::elsewhere::NOBODY,
+        attested: enforcer::compile::NOBODY,
         subjects: Subjects::All,
         limits: &Limits::NONE,
         in_force,

@@ -6,6 +6,8 @@
 //! | `GET /v1/endpoints` | read | list of [`status::EndpointStatus`] |
 //! | `GET /v1/nodes` | read | [`crate::registry::status::FleetStatus`], or nothing on one host |
 //! | `GET /v1/flows` | read | stream of [`crate::observe::record::FlowRecord`], one a line |
+//! | `GET /v1/identity` | read | [`identity::IdentityStatus`] |
+//! | `GET /v1/identity/events` | read | list of [`crate::identity::attest::journal::SecurityEvent`] |
 //! | `POST /v1/explain` | read | [`question::FlowQuestion`] → what was considered and what decided |
 //! | `GET /v1/tree` | read | stream of [`tree::TreeLine`], one a line: the tree in force, then its files |
 //! | `GET /v1/wait` | read | [`request::WaitRequest`] as query → [`request::WaitAnswer`] |
@@ -19,6 +21,7 @@ pub mod access;
 mod admission;
 pub mod client;
 pub mod git;
+pub mod identity;
 pub mod problem;
 pub mod question;
 pub mod request;

@@ -1,6 +1,6 @@
 //! What is answered at the control socket.
 
-use std::{convert::Infallible, sync::Arc};
+use std::{borrow::Cow, convert::Infallible, sync::Arc};
 
 use axum::{
     Extension, Json, Router,
@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     admission::{self, Body64K, demand_full},
     git::{FetchAnswer, FetchRequest, GitStatus},
+    identity,
     problem::{Problem, ProblemCode},
     question::{self, FlowQuestion},
     request::ApplyRequest,
@@ -27,8 +28,13 @@ use super::{
     tree, waiting,
 };
 use crate::{
-    compile::explain::{Explainer, Explanation},
+    compile::{
+        Image,
+        explain::{Explainer, Explanation},
+        image::WorkloadName,
+    },
     git::follow::{FetchWish, GitHandle},
+    identity::attest::AttestView,
     observe::{
         clock::rfc3339,
         filter::FlowQuery,
@@ -78,6 +84,8 @@ pub struct Sources {
     pub fleet: Option<FleetBoard>,
     /// Latest flow records.
     pub history: Arc<History>,
+    /// Attestation.
+    pub attestation: AttestView,
     /// The daemon stops: streams end.
     pub stop: CancellationToken,
 }
@@ -89,6 +97,8 @@ pub fn router(sources: Sources) -> Router {
         .route("/v1/endpoints", get(endpoints))
         .route("/v1/nodes", get(nodes))
         .route("/v1/flows", get(flows))
+        .route("/v1/identity", get(identity::identity))
+        .route("/v1/identity/events", get(identity::events))
         .route("/v1/explain", post(explain))
         .route("/v1/tree", get(tree::serve))
         .route("/v1/wait", get(waiting::wait))
@@ -113,6 +123,9 @@ async fn status(State(sources): State<Sources>) -> Answer<Status> {
         .map_err(|e| Problem::new(ProblemCode::Internal, e))?;
     let now = sources.in_force.borrow().clone();
     let mut health = now.health.clone();
+    let notes = sources.attestation.material.borrow().notes.clone();
+    health.ok &= notes.is_empty();
+    health.reasons.extend(notes);
     let kernel = kernel.unwrap_or_else(|error| {
         health.ok = false;
         health
@@ -205,15 +218,30 @@ async fn explain(
     Body64K(question): Body64K<FlowQuestion>,
 ) -> Answer<Vec<Explanation>> {
     let now = sources.in_force.borrow().clone();
+    let image = as_proven(&now);
     let explainer = Explainer {
         policy: &now.policy,
         mode: now.mode.effective,
         now: now.as_of,
-        image: &now.image,
+        image: &image,
     };
     question::explain(&explainer, &question)
         .map(Json)
         .map_err(|e| Problem::new(ProblemCode::BadRequest, e))
+}
+
+/// The image in which a workload is known as well as its endpoint here is.
+fn as_proven(now: &InForce) -> Cow<'_, Image> {
+    let mut image = Cow::Borrowed(&*now.image);
+    for endpoint in now.endpoints.iter().filter(|e| e.attested.is_some()) {
+        let name = WorkloadName {
+            namespace: endpoint.namespace.clone().unwrap_or_default(),
+            name: endpoint.name.clone(),
+        };
+        let workloads = &mut image.to_mut().workloads;
+        Arc::make_mut(workloads).insert(name, endpoint.identity);
+    }
+    image
 }
 
 async fn apply(
@@ -323,6 +351,7 @@ mod tests {
             },
             socket: socket.clone(),
             metrics: None,
+            attest: None,
             node: "node1".into(),
             flow_log: FlowLog::Off,
             report_allowed: false,
@@ -356,7 +385,13 @@ mod tests {
         });
         let history = History::new(10);
         let stop = CancellationToken::new();
+        let (_, bindings) = watch::channel(Arc::default());
         let router = router(Sources {
+            attestation: AttestView {
+                material: crate::identity::files::channel().1,
+                bindings,
+                journal: Arc::default(),
+            },
             settings: Arc::new(settings),
             started: OffsetDateTime::now_utc(),
             in_force: receiver,

@@ -209,6 +209,9 @@ pub struct EndpointStatus {
     pub spiffe_id: Option<String>,
     /// How the identity is known.
     pub assurance: Assurance,
+    /// The proof that is bound to it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attested: Option<AttestedStatus>,
     /// `interface`, `cgroup` or `uplink`.
     pub kind: PlaceKind,
     /// Interface name, or cgroup path below the cgroup root.
@@ -222,8 +225,24 @@ pub struct EndpointStatus {
     pub origin: Option<Origin>,
 }
 
+/// A proof of identity that is bound to an endpoint.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AttestedStatus {
+    /// Serial number of the certificate.
+    pub serial: String,
+    /// RFC 3339, UTC.
+    pub since: String,
+    /// When it ends unless it is renewed: RFC 3339, UTC.
+    pub until: String,
+    /// Address and port from which it was proven.
+    pub source: String,
+    /// The process that proved it, where it is known. It may have ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pid: Option<u32>,
+}
+
 /// Kind of an endpoint's place.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum PlaceKind {
     /// Host's side of the workload's interface.

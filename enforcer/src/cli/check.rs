@@ -177,6 +177,7 @@ fn fitting(
         policy: &policy,
         host_addresses: &[],
         elsewhere: &crate::compile::elsewhere::NOBODY,
+        attested: crate::compile::NOBODY,
         subjects: Subjects::Placed,
         limits: &capacities.capacities().limits(),
         in_force: None,

@@ -104,6 +104,7 @@ fn offline(path: &PathBuf, question: &FlowQuestion) -> anyhow::Result<Option<Vec
         now,
         host_addresses: &[],
         elsewhere: &crate::compile::elsewhere::NOBODY,
+        attested: crate::compile::NOBODY,
         subjects: Subjects::All,
         limits: &Limits::NONE,
         in_force: None,

@@ -6,6 +6,8 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand};
 
 pub mod apply;
+pub mod attest;
+pub mod ca;
 pub mod check;
 pub mod confirm;
 pub mod detach;
@@ -19,6 +21,7 @@ pub mod fleet_args;
 pub mod fmt;
 pub mod git_args;
 pub mod graph;
+pub mod identity;
 pub mod import;
 pub mod log;
 mod nodes;
@@ -104,6 +107,12 @@ pub enum Command {
     Import(import::ImportArgs),
     /// Wait until a policy is in force in the kernel.
     Wait(wait::WaitArgs),
+    /// Show and verify who somebody is.
+    Identity(identity::IdentityArgs),
+    /// Prove to the daemon who this workload is, and keep that proven.
+    Attest(attest::AttestArgs),
+    /// Make certificates: the embedded authority.
+    Ca(ca::CaArgs),
     /// Remove everything from the kernel: nothing is enforced any more.
     Detach(detach::DetachArgs),
     /// Print completions for a shell.
@@ -154,6 +163,9 @@ fn run(cli: &Cli) -> anyhow::Result<Exit> {
         Command::Graph(args) => graph::run(args, format),
         Command::Import(args) => import::run(args, format),
         Command::Wait(args) => wait::run(args, format),
+        Command::Identity(args) => identity::run(args, format),
+        Command::Attest(args) => attest::run(args, format),
+        Command::Ca(args) => ca::run(args, format),
         Command::Detach(args) => detach::run(args, format),
         Command::Completions(args) => shell::completions(args, Cli::command()),
         Command::Man(args) => shell::man(args, Cli::command()),

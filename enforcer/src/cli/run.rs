@@ -6,7 +6,7 @@ use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 
 use super::{
-    Exit, OutputFormat,
+    Exit, OutputFormat, duration,
     fleet_args::FleetArgs,
     git_args::{GitArgs, PolicyOrigin},
     log::{self, LogArgs},
@@ -16,6 +16,7 @@ use crate::{
     daemon,
     datapath::{Capacities, DatapathSettings, XdpMode},
     git::{self, checkout::Checkout},
+    identity::{attest::AttestSettings, files::SvidFiles},
     inventory, metrics,
     policy::model::Mode,
     settings::{FlowLog, Settings, SocketSettings, UplinkChoice},
@@ -61,6 +62,26 @@ pub struct RunArgs {
     /// Where Prometheus metrics are served, or `off`.
     #[arg(long, value_name = "ADDRESS", default_value_t = AddressOrOff(Some(metrics::serve::DEFAULT_ADDRESS)))]
     pub metrics: AddressOrOff,
+    /// Where workloads attest by mTLS, as in 127.0.0.1:9465, or `off`.
+    #[arg(long, value_name = "ADDRESS", default_value_t = AddressOrOff(None))]
+    pub attest: AddressOrOff,
+    /// Longest time that a proof holds without being renewed.
+    #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = duration::parse)]
+    pub attest_lease: Duration,
+    /// X.509-SVID of this daemon in PEM, its intermediate certificates behind it. Watched.
+    #[arg(
+        long,
+        value_name = "FILE",
+        default_value = "/etc/enforcer/identity/svid.pem"
+    )]
+    pub svid: PathBuf,
+    /// Its key in PEM. Watched.
+    #[arg(
+        long,
+        value_name = "FILE",
+        default_value = "/etc/enforcer/identity/svid.key"
+    )]
+    pub svid_key: PathBuf,
     /// Name of this node in records and metrics. Without it: the host name.
     #[arg(long, value_name = "NAME")]
     pub node: Option<String>,
@@ -308,6 +329,14 @@ impl RunArgs {
                 },
             },
             metrics: self.metrics.0,
+            attest: self.attest.0.map(|listen| AttestSettings {
+                listen,
+                svid: SvidFiles {
+                    certificate: self.svid.clone(),
+                    key: self.svid_key.clone(),
+                },
+                lease: self.attest_lease,
+            }),
             node: match &self.node {
                 Some(node) => node.clone(),
                 None => std::fs::read_to_string("/proc/sys/kernel/hostname")

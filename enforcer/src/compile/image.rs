@@ -225,6 +225,9 @@ pub struct Image {
     /// The identity of every local workload where the kernel itself proves it (interface or
     /// cgroup), under which its `sets` stand.
     pub workloads: Arc<BTreeMap<WorkloadName, u32>>,
+    /// The same where a proof by mTLS is bound to the endpoint, of those that have a SPIFFE ID.
+    /// Where no rule asks for that it is the same number.
+    pub attested: Arc<BTreeMap<WorkloadName, u32>>,
     /// Who is behind an identity number. Also those of earlier images that are not retired.
     pub identities: Numbered<Arc<Identity>>,
     /// What is behind a rule number. Also those of earlier images that are not retired.

@@ -34,9 +34,13 @@ pub(super) struct Known {
     pub services: Arc<BTreeMap<ServiceAddress, u32>>,
     /// See [`super::image::Image::workloads`].
     pub workloads: Arc<BTreeMap<WorkloadName, u32>>,
+    /// See [`super::image::Image::attested`].
+    pub attested: Arc<BTreeMap<WorkloadName, u32>>,
     /// By number, live ones of earlier images included.
     pub identities: Numbered<Arc<Identity>>,
-    /// The numbers in `workloads`, ascending.
+    /// See [`Inputs::attested`].
+    proven: BTreeSet<WorkloadName>,
+    /// The numbers in `workloads` and `attested`, ascending.
     local: Vec<u32>,
     /// How often policy names a prefix.
     named: PrefixTable<usize>,
@@ -89,6 +93,7 @@ impl Known {
         let (nodes_gone, nodes_come) = differences(&nodes, &inputs.elsewhere.nodes);
         self.published
             .change(&nodes_gone, &nodes_come, &mut changed);
+        self.prove(inputs, &mut changed);
 
         if first || !named_as_before {
             for address in inputs.host_addresses {
@@ -213,6 +218,23 @@ impl Known {
                 changed.insert(prefix);
             }
         }
+    }
+
+    /// Notes whose proof came or went, and the prefixes by which they are known.
+    fn prove(&mut self, inputs: &Inputs<'_>, changed: &mut BTreeSet<IpNet>) {
+        if self.proven == *inputs.attested {
+            return;
+        }
+        let workloads = &inputs.policy.workloads;
+        for name in self.proven.symmetric_difference(inputs.attested) {
+            let key = (name.namespace.as_str(), name.name.as_str());
+            let found =
+                workloads.binary_search_by(|w| (w.namespace.as_str(), w.name.as_str()).cmp(&key));
+            if let Ok(index) = found {
+                changed.extend(workloads[index].addresses.iter().map(IpNet::trunc));
+            }
+        }
+        self.proven.clone_from(inputs.attested);
     }
 
     /// The prefixes whose identity may be another one: those that changed and those inside.
@@ -342,6 +364,9 @@ impl Known {
                 let labels = host.labels.clone();
                 (IdentitySubject::RemoteHost { labels }, Assurance::Address)
             }
+            (_, Some(owner)) if self.proven.contains(&name_of(owner)) => {
+                (IdentitySubject::of(owner), Assurance::Attested)
+            }
             (_, Some(owner)) => (IdentitySubject::of(owner), owner.assurance),
             _ => (IdentitySubject::World, Assurance::Address),
         }
@@ -359,21 +384,30 @@ impl Known {
             return Ok(());
         }
         let mut placed = std::mem::take(&mut self.workloads);
+        let mut attested = std::mem::take(&mut self.attested);
         let workloads = Arc::make_mut(&mut placed);
+        let proven = Arc::make_mut(&mut attested);
         for workload in gone {
             workloads.remove(&name_of(workload));
+            proven.remove(&name_of(workload));
         }
         for workload in come {
             if workload.place.is_some() || inputs.subjects == Subjects::All {
                 let subject = IdentitySubject::of(workload);
                 let number = self.number(subject, Assurance::Kernel, None, numbers)?;
                 workloads.insert(name_of(workload), number);
+                if workload.spiffe_id.is_some() {
+                    let subject = IdentitySubject::of(workload);
+                    let number = self.number(subject, Assurance::Attested, None, numbers)?;
+                    proven.insert(name_of(workload), number);
+                }
             }
         }
-        self.local = workloads.values().copied().collect();
+        self.local = workloads.values().chain(proven.values()).copied().collect();
         self.local.sort_unstable();
         self.local.dedup();
         self.workloads = placed;
+        self.attested = attested;
         Ok(())
     }
 

@@ -29,12 +29,17 @@ mod rules;
 mod sets;
 mod tiers;
 
-use std::{collections::HashMap, net::IpAddr, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashMap},
+    net::IpAddr,
+    sync::Arc,
+};
 
 use enforcer_common::{Direction, identity, policy_key::ALLOW_ALL};
 
 use self::{
     elsewhere::Elsewhere,
+    image::WorkloadName,
     known::Known,
     peers::PeerIndex,
     rules::{Rulebook, Shelf, count},
@@ -61,6 +66,9 @@ pub struct Inputs<'a> {
     pub host_addresses: &'a [IpAddr],
     /// Who runs on other hosts, beside those whom the tree declares.
     pub elsewhere: &'a Elsewhere,
+    /// Workloads of which a proof by mTLS is bound to everything that sends by their addresses:
+    /// as peers they are known by it ([`NOBODY`] where there are none).
+    pub attested: &'a BTreeSet<WorkloadName>,
     /// Whose policy sets are wanted.
     pub subjects: Subjects,
     /// What the kernel has room for.
@@ -69,6 +77,9 @@ pub struct Inputs<'a> {
     /// must fit together.
     pub in_force: Option<&'a Image>,
 }
+
+/// No workload at all.
+pub const NOBODY: &BTreeSet<WorkloadName> = &BTreeSet::new();
 
 /// Which workloads get policy sets. The host endpoint always does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -237,6 +248,7 @@ impl Memory {
         image.prefixes = known.prefixes.clone();
         image.services = known.services.clone();
         image.workloads = known.workloads.clone();
+        image.attested = known.attested.clone();
         image.identities = known.identities.clone();
         Ok(Some(image))
     }

@@ -51,6 +51,10 @@ const ORDER: &[(&str, &[&str])] = &[
             "blockedSources",
         ],
     ),
+    (
+        "TrustDomain",
+        &["bundle", "bundleFile", "revoked", "revokedFile"],
+    ),
     ("PolicyTest", &["at", "flows"]),
     (
         "selector",
@@ -119,6 +123,7 @@ fn below(outer: &str, key: &str, kind: Option<&str>) -> &'static str {
             Some("SegmentPolicy") => "SegmentPolicy",
             Some("Workload") => "Workload",
             Some("Node") => "Node",
+            Some("TrustDomain") => "TrustDomain",
             Some("PolicyTest") => "PolicyTest",
             Some("Group") => "Group",
             _ => "",

@@ -204,6 +204,42 @@ impl SocketTable {
         Ok(sockets)
     }
 
+    /// The TCP socket with these ends, its own first; not one that only listens. One that is
+    /// bound to a device is not found.
+    pub fn find_tcp(
+        &mut self,
+        local: SocketAddr,
+        remote: SocketAddr,
+    ) -> Result<Option<Socket>, SocketError> {
+        let protocol = Protocol::Tcp;
+        let mut id = [0; 48];
+        id[0..2].copy_from_slice(&local.port().to_be_bytes());
+        id[2..4].copy_from_slice(&remote.port().to_be_bytes());
+        let family = match (local.ip(), remote.ip()) {
+            (IpAddr::V4(local), IpAddr::V4(remote)) => {
+                id[4..8].copy_from_slice(&local.octets());
+                id[20..24].copy_from_slice(&remote.octets());
+                libc::AF_INET
+            }
+            (IpAddr::V6(local), IpAddr::V6(remote)) => {
+                id[4..20].copy_from_slice(&local.octets());
+                id[20..36].copy_from_slice(&remote.octets());
+                libc::AF_INET6
+            }
+            _ => return Ok(None),
+        };
+        // INET_DIAG_NOCOOKIE: whichever socket it is.
+        id[40..48].fill(0xff);
+        let request = request(family_byte(family), protocol, EVERY_STATE, &id);
+        let found = match self.netlink.query(SOCK_DIAG_BY_FAMILY, &request) {
+            Ok(answer) => parse(protocol, &answer),
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => None,
+            Err(source) => return Err(SocketError::List { protocol, source }),
+        };
+        // Where no connection is, the kernel answers with who listens.
+        Ok(found.filter(|socket| (socket.local, socket.remote) == (local, remote)))
+    }
+
     /// Destroys a socket that was listed here. Needs `CAP_NET_ADMIN` in the namespace.
     pub fn destroy(&mut self, socket: &Socket) -> Result<Destroyed, SocketError> {
         let (family, id) = &socket.handle;

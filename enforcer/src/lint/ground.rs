@@ -91,6 +91,7 @@ impl<'a> Ground<'a> {
             now,
             host_addresses: &[],
             elsewhere: &crate::compile::elsewhere::NOBODY,
+            attested: crate::compile::NOBODY,
             subjects: Subjects::All,
             limits: &Limits::NONE,
             in_force: None,

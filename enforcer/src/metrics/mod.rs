@@ -1,6 +1,7 @@
 //! What Prometheus sees. Counts that others keep (the kernel, the pipeline, the sinks) are
 //! read when they are asked for; what happens to policy is told by the daemon.
 
+mod attestation;
 mod fleet;
 pub mod git;
 pub mod kernel;
@@ -22,7 +23,9 @@ use prometheus_client::{
 };
 
 use crate::{
+    identity::attest::AttestView,
     metrics::{
+        attestation::AttestationCollector,
         fleet::FleetCollector,
         git::{GitCollector, GitStats},
         kernel::KernelCollector,
@@ -60,6 +63,8 @@ pub struct MetricSources {
     pub answers: Arc<Answers>,
     /// The fleet; `None` on one host.
     pub fleet: Option<FleetBoard>,
+    /// Attestation, where there is any.
+    pub attestation: Option<AttestView>,
 }
 
 /// All metrics of a daemon.
@@ -197,6 +202,9 @@ impl Metrics {
         }
         if let Some(board) = sources.fleet {
             ours.register_collector(Box::new(FleetCollector(board)));
+        }
+        if let Some(view) = sources.attestation {
+            ours.register_collector(Box::new(AttestationCollector(view)));
         }
         ours.register_collector(Box::new(TelemetryCollector {
             pipeline: sources.pipeline,

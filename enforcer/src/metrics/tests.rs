@@ -40,6 +40,7 @@ fn with_kernel(kernel: Kernel) -> Metrics {
         names: Arc::new(NameBook::new(fixtures::context())),
         pipeline: Arc::default(),
         history: History::new(1),
+        attestation: None,
         sinks: vec![Arc::clone(sink.stats())],
         git: Some(Arc::new(git())),
         answers: Arc::default(),

@@ -19,7 +19,7 @@ use crate::{
         image::{Identity, IdentitySubject, Image, RuleInfo},
         numbered::Numbered,
     },
-    policy::model::{Labels, NamedPort},
+    policy::model::{Assurance, Labels, NamedPort},
 };
 
 use super::{commits::Commits, names_elsewhere::NamesElsewhere};
@@ -59,6 +59,8 @@ pub struct EndpointName {
     pub identity: u32,
     /// `None` for the host endpoint.
     pub workload: Option<Arc<WorkloadName>>,
+    /// How it is known.
+    pub assurance: Assurance,
 }
 
 /// A workload.
@@ -406,7 +408,7 @@ impl<K: Ord, V> Table<K, V> for BTreeMap<K, V> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::model::{Accountability, Assurance, Mode, PolicyKind, RuleAction};
+    use crate::policy::model::{Accountability, Mode, PolicyKind, RuleAction};
 
     fn with_rules(numbers: &[u32]) -> NameContext {
         let rule = |n: u32| RuleInfo {

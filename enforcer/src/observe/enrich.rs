@@ -190,9 +190,10 @@ fn workload_side(names: &Names, flow: &Flow) -> Side {
         Some(EndpointName {
             identity,
             workload: Some(workload),
+            assurance,
         }) => Side {
             kind: SideKind::Workload,
-            assurance: Some(Assurance::Kernel),
+            assurance: Some(*assurance),
             ..named(workload, *identity, flow.local)
         },
         Some(EndpointName { identity, .. }) => host_side(names, *identity, flow.local),
@@ -265,7 +266,9 @@ fn assurance(
                 .identity(found)
                 .is_some_and(|found| Some(&found.subject) == known.map(|k| &k.subject))
     });
-    if by_address {
+    if known.is_some_and(|known| known.assurance == Assurance::Attested) {
+        Assurance::Attested
+    } else if by_address {
         Assurance::Address
     } else {
         Assurance::Kernel

@@ -103,6 +103,7 @@ pub fn context() -> NameContext {
                 EndpointName {
                     identity: identity::HOST,
                     workload: None,
+                    assurance: Assurance::Kernel,
                 },
             ),
             (
@@ -110,6 +111,7 @@ pub fn context() -> NameContext {
                 EndpointName {
                     identity: 301,
                     workload: Some(Arc::clone(&db)),
+                    assurance: Assurance::Kernel,
                 },
             ),
             (
@@ -117,6 +119,7 @@ pub fn context() -> NameContext {
                 EndpointName {
                     identity: 300,
                     workload: Some(Arc::clone(&web)),
+                    assurance: Assurance::Kernel,
                 },
             ),
         ]

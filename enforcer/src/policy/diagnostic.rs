@@ -103,6 +103,8 @@ codes! {
     BadIcmp = "bad-icmp",
     /// Not a SPIFFE ID of a workload.
     BadSpiffeId = "bad-spiffe-id",
+    /// A trust domain's name, bundle, file or serial number cannot be.
+    BadTrustDomain = "bad-trust-domain",
     /// Not a place of a workload.
     BadPlace = "bad-place",
     /// Two workloads claim one address.

@@ -29,6 +29,7 @@ mod selector;
 mod source;
 mod statement;
 mod study;
+mod trust_domain;
 mod workload;
 
 use std::{

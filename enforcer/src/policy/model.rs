@@ -6,6 +6,7 @@ mod pattern;
 mod peer;
 mod port;
 mod selector;
+mod trust_domain;
 
 use std::{cmp::Reverse, collections::BTreeSet, fmt, net::IpAddr, sync::Arc};
 
@@ -21,6 +22,7 @@ pub use self::{
     selector::{
         Expression, LabelSelector, Labels, NAME_LABEL, Namespaces, Operator, WorkloadSelector,
     },
+    trust_domain::{BundleSource, TrustDomainSettings},
 };
 
 /// Where in the tree something is written.
@@ -49,6 +51,8 @@ pub struct ResolvedPolicy {
     pub namespaces: Namespaces,
     /// Other hosts, by name.
     pub hosts: Vec<Arc<RemoteHost>>,
+    /// Trust domains, by name.
+    pub trust_domains: Vec<Arc<TrustDomainSettings>>,
     /// In the order of (namespace, name). What did not change from one reading of a tree to the
     /// next is the same in memory.
     pub workloads: Vec<Arc<Workload>>,

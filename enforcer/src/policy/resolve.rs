@@ -76,6 +76,7 @@ pub(super) fn resolve(
                     policy.namespaces.insert(found.name.clone(), labels);
                 }
                 Statement::Host(found) => policy.hosts.push(found.host.clone()),
+                Statement::TrustDomain(found) => policy.trust_domains.push(found.domain.clone()),
                 Statement::Workload(found) => policy.workloads.push(found.workload.clone()),
                 Statement::Node(settings, _) => policy.node = (**settings).clone(),
                 // Groups are in place where they are referred to. Tests are for those who work on
@@ -88,6 +89,7 @@ pub(super) fn resolve(
         .workloads
         .sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
     policy.hosts.sort_by(|a, b| a.name.cmp(&b.name));
+    policy.trust_domains.sort_by(|a, b| a.name.cmp(&b.name));
     policy.policies.sort_by(|a, b| a.rank().cmp(&b.rank()));
     policy
 }
@@ -116,6 +118,10 @@ impl Claims {
                 let key = ("Host", None, found.host.name.clone());
                 self.name(key, file, found.name_at, errors);
                 self.addresses(&found.host.addresses, &found.addresses_at, file, errors);
+            }
+            Statement::TrustDomain(found) => {
+                let key = ("TrustDomain", None, found.domain.name.to_string());
+                self.name(key, file, found.name_at, errors);
             }
             Statement::Test(test, at) => {
                 let key = ("PolicyTest", test.namespace.clone(), test.name.clone());

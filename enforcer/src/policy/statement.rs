@@ -13,19 +13,21 @@ use super::{
     segment_policy::PolicyDocument,
     source::SourceFile,
     study::{self, Annotation},
+    trust_domain::TrustDomainDocument,
     workload::WorkloadDocument,
 };
 
 /// The version of the language.
 pub const API_VERSION: &str = "enforcer.dev/v1alpha1";
 
-const KINDS: [&str; 7] = [
+const KINDS: [&str; 8] = [
     "SegmentPolicy",
     "Workload",
     "Node",
     "Group",
     "Namespace",
     "Host",
+    "TrustDomain",
     "PolicyTest",
 ];
 
@@ -36,6 +38,7 @@ pub(super) enum Statement {
     Group(GroupDocument),
     Namespace(NamespaceDocument),
     Host(HostDocument),
+    TrustDomain(TrustDomainDocument),
     Workload(WorkloadDocument),
     Node(Box<NodeSettings>, Position),
     Test(PolicyTest, Position),
@@ -113,6 +116,7 @@ fn statement(reader: &mut Reader<'_>, node: &Node) -> Option<Statement> {
             Some(Statement::Test(test, at))
         }
         "Workload" => reader.workload(&document).map(Statement::Workload),
+        "TrustDomain" => reader.trust_domain(&document).map(Statement::TrustDomain),
         _ => {
             let (settings, at) = reader.node(&document)?;
             Some(Statement::Node(Box::new(settings), at))

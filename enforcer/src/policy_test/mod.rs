@@ -119,6 +119,7 @@ pub fn run(study: &Study, now: Moment) -> Result<TestReport, CompileError> {
                 now: *place.key(),
                 host_addresses: &[],
                 elsewhere: &crate::compile::elsewhere::NOBODY,
+                attested: crate::compile::NOBODY,
                 subjects: Subjects::All,
                 limits: &Limits::NONE,
                 in_force: None,

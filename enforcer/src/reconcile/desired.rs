@@ -9,11 +9,15 @@ use enforcer_common::{
 };
 
 use crate::{
-    api::status::{EndpointStatus, PlaceKind},
+    api::status::{AttestedStatus, EndpointStatus, PlaceKind},
     compile::image::{Assurance, WorkloadName},
     datapath::{
         clock::WallClock,
         desired::{Desired, DesiredEndpoint, EndpointPlace, HOST_ENDPOINT, NodeConfig, Uplink},
+    },
+    identity::{
+        binding::{self, Binding, Bindings},
+        svid::moment,
     },
     inventory::{Snapshot, place},
     policy::model::{Denied, Fallback, Mode, NodeSettings, Workload},
@@ -69,6 +73,7 @@ pub enum PlanError {
 pub fn plan(
     wanted: &InForce,
     snapshot: &Snapshot,
+    bindings: &Bindings,
     facts: &NodeFacts<'_>,
     numbers: &mut EndpointNumbers,
 ) -> Result<Plan, PlanError> {
@@ -95,7 +100,12 @@ pub fn plan(
             namespace: workload.namespace.clone(),
             name: workload.name.clone(),
         };
-        let Some(identity) = wanted.image.workloads.get(&name).copied() else {
+        let bound = binding::holding(bindings, workload, &placed.place);
+        let known = match bound {
+            Some(_) => wanted.image.attested.get(&name),
+            None => wanted.image.workloads.get(&name),
+        };
+        let Some(identity) = known.copied() else {
             // Every placed workload has an identity; one without would be judged by nobody.
             shortfalls.push(format!("{name} has no identity in the compiled policy"));
             continue;
@@ -117,6 +127,7 @@ pub fn plan(
             id,
             identity,
             workload,
+            bound.map(AsRef::as_ref),
             &placed.place,
             audit,
         ));
@@ -221,6 +232,7 @@ fn host_status(uplink: &Uplink, name: &str, node: &NodeSettings, audit: bool) ->
         labels: node.labels.clone(),
         spiffe_id: None,
         assurance: Assurance::Kernel,
+        attested: None,
         kind: PlaceKind::Uplink,
         place: uplink.name.clone(),
         place_number: uplink.ifindex.into(),
@@ -233,6 +245,7 @@ fn workload_status(
     id: u32,
     identity: u32,
     workload: &Workload,
+    bound: Option<&Binding>,
     place: &EndpointPlace,
     audit: bool,
 ) -> EndpointStatus {
@@ -252,12 +265,28 @@ fn workload_status(
         identity,
         labels: workload.labels.clone(),
         spiffe_id: workload.spiffe_id.clone(),
-        assurance: Assurance::Kernel,
+        assurance: match bound {
+            Some(_) => Assurance::Attested,
+            None => Assurance::Kernel,
+        },
+        attested: bound.map(attested_status),
         kind,
         place,
         place_number,
         audit,
         origin: Some(workload.origin.clone()),
+    }
+}
+
+/// Of whom is shown what was proven.
+fn attested_status(binding: &Binding) -> AttestedStatus {
+    let shown = |milliseconds: u64| moment(i64::try_from(milliseconds / 1_000).unwrap_or(i64::MAX));
+    AttestedStatus {
+        serial: binding.serial.to_string(),
+        since: shown(binding.since),
+        until: shown(binding.until),
+        source: binding.source.to_string(),
+        pid: binding.process.as_ref().map(|process| process.pid),
     }
 }
 
@@ -319,6 +348,7 @@ spec: { interface: veth-db, addresses: [10.0.0.7] }
             now: crate::policy::model::Moment::default(),
             host_addresses: &snapshot.host_addresses,
             elsewhere: &crate::compile::elsewhere::NOBODY,
+            attested: crate::compile::NOBODY,
             subjects: Subjects::Placed,
             limits: &Limits::NONE,
             in_force: None,
@@ -341,7 +371,8 @@ spec: { interface: veth-db, addresses: [10.0.0.7] }
             now: 0,
             clock: WallClock::default(),
         };
-        plan(wanted, &snapshot(), &facts, &mut EndpointNumbers::default()).unwrap()
+        let numbers = &mut EndpointNumbers::default();
+        plan(wanted, &snapshot(), &Bindings::new(), &facts, numbers).unwrap()
     }
 
     #[test]

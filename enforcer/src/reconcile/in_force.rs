@@ -1,6 +1,6 @@
 //! What is in force, published for everybody who shows or explains it.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use time::OffsetDateTime;
 
@@ -9,7 +9,7 @@ use crate::{
         EndpointStatus, Health, ModeSource, ModeStatus, PolicyLine, PolicySource, PolicyStatus,
         Refused, TrialStatus,
     },
-    compile::{Image, elsewhere::Elsewhere},
+    compile::{Image, elsewhere::Elsewhere, image::WorkloadName},
     inventory::Snapshot,
     observe::{clock::rfc3339, commits::Commits},
     policy::model::{Mode, Moment, ResolvedPolicy},
@@ -36,6 +36,8 @@ pub struct InForce {
     pub elsewhere: Arc<Elsewhere>,
     /// The policy, compiled.
     pub image: Arc<Image>,
+    /// The workloads that the image takes for attested by their addresses.
+    pub attested: Arc<BTreeSet<WorkloadName>>,
     /// The node's mode.
     pub mode: ModeStatus,
     /// Endpoints, the host's included.
@@ -109,6 +111,7 @@ impl InForce {
             as_of: Moment::default(),
             elsewhere: Arc::default(),
             image: Arc::default(),
+            attested: Arc::default(),
             mode: ModeStatus {
                 effective: Mode::Audit,
                 from: ModeSource::Default,

@@ -145,6 +145,7 @@ mod tests {
             now: crate::policy::model::Moment::default(),
             host_addresses: &[],
             elsewhere: &crate::compile::elsewhere::NOBODY,
+            attested: crate::compile::NOBODY,
             subjects: Subjects::All,
             limits: &Limits::NONE,
             in_force: None,

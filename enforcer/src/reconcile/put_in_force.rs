@@ -22,6 +22,7 @@ use crate::{
     cause::chain,
     compile::{Inputs, Subjects},
     datapath::clock::WallClock,
+    identity::binding,
     metrics::mode_name,
     observe::clock::{monotonic, rfc3339},
     policy::model::{Mode, Moment},
@@ -60,6 +61,8 @@ impl<K: Kernel> Reconciler<K> {
             Arc::make_mut(&mut snapshot).cgroups.clear();
         }
         let elsewhere = self.wiring.elsewhere.borrow_and_update().clone();
+        let bindings = self.wiring.bindings.borrow_and_update().clone();
+        let attested = binding::proven_by_address(&bindings, &tree.policy.workloads, &snapshot);
         let now = &self.current;
         let mode = mode::effective(self.settings.mode, &tree.policy.node, operator);
         if self.clock_was_set() {
@@ -72,7 +75,8 @@ impl<K: Kernel> Reconciler<K> {
             && tree.policy.means_the_same(now.as_of, as_of)
             && mode.effective == now.mode.effective
             && Arc::ptr_eq(&elsewhere, &now.elsewhere)
-            && snapshot.host_addresses == now.snapshot.host_addresses;
+            && snapshot.host_addresses == now.snapshot.host_addresses
+            && attested == *now.attested;
         let image = if same_image {
             now.image.clone()
         } else {
@@ -82,6 +86,7 @@ impl<K: Kernel> Reconciler<K> {
                 now: as_of,
                 host_addresses: &snapshot.host_addresses,
                 elsewhere: &elsewhere,
+                attested: &attested,
                 subjects: Subjects::Placed,
                 limits: &self.limits,
                 in_force: Some(&now.image),
@@ -96,6 +101,7 @@ impl<K: Kernel> Reconciler<K> {
             elsewhere: elsewhere.clone(),
             image,
             mode,
+            attested: Arc::new(attested),
             snapshot: snapshot.clone(),
             ..now.clone()
         };
@@ -109,8 +115,14 @@ impl<K: Kernel> Reconciler<K> {
             clock: self.clock,
         };
         let numbers_before = self.numbers.endpoints.clone();
-        let plan = plan(&wanted, &snapshot, &facts, &mut self.numbers.endpoints)
-            .map_err(|e| refused(&e))?;
+        let plan = plan(
+            &wanted,
+            &snapshot,
+            &bindings,
+            &facts,
+            &mut self.numbers.endpoints,
+        )
+        .map_err(|e| refused(&e))?;
         let all = self.recompile || self.numbers.endpoints != numbers_before;
         if all || !same_image {
             self.keep_numbers(all).map_err(|e| refused(&e))?;

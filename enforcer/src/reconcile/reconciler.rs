@@ -27,6 +27,7 @@ use crate::{
     },
     compile::{Compiler, Limits, elsewhere::Elsewhere},
     datapath::clock::WallClock,
+    identity::binding::Bindings,
     inventory::Snapshot,
     metrics::mode_name,
     observe::clock::rfc3339,
@@ -56,6 +57,8 @@ pub struct Wiring {
     pub inventory: watch::Receiver<Arc<Snapshot>>,
     /// Other hosts.
     pub elsewhere: watch::Receiver<Arc<Elsewhere>>,
+    /// Proofs of identity.
+    pub bindings: watch::Receiver<Arc<Bindings>>,
     /// The policy tree changed.
     pub tree_changed: Arc<Notify>,
     /// Wishes.
@@ -194,6 +197,10 @@ impl<K: Kernel> Reconciler<K> {
                 }
                 () = until(self.boundary) => blocking(|| self.cross_boundary()),
                 () = clock_steps.next() => blocking(|| self.cross_boundary()),
+                changed = self.wiring.bindings.changed() => {
+                    changed.context("nobody tells of proofs of identity any more")?;
+                    blocking(|| self.follow_host());
+                }
                 () = until(self.retire) => blocking(|| self.retire_numbers()),
                 changed = self.wiring.inventory.changed() => {
                     changed.context("the inventory ended")?;

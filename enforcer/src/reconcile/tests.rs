@@ -1,6 +1,7 @@
 //! The loop with a kernel that only remembers.
 
 mod host;
+mod proofs;
 
 use std::{fs, path::Path, sync::Arc, time::Duration};
 

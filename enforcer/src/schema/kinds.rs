@@ -20,11 +20,12 @@ pub(super) fn all() -> Vec<(&'static str, Value)> {
         ("Group", group()),
         ("Namespace", namespace()),
         ("Host", host()),
+        ("TrustDomain", trust_domain()),
     ]
 }
 
 fn kind(name: &str, description: &str, spec: Value) -> Value {
-    let metadata = if name == "Node" || name == "Host" {
+    let metadata = if ["Node", "Host", "TrustDomain"].contains(&name) {
         "nodeMetadata"
     } else {
         "metadata"
@@ -57,6 +58,29 @@ fn host() -> Value {
         &["addresses"],
     );
     kind("Host", "Another host and its addresses.", spec)
+}
+
+fn trust_domain() -> Value {
+    let path = |description: &str| json!({ "type": "string", "pattern": "^/", "description": description });
+    let mut spec = object(
+        "On which ground its SVIDs are believed.",
+        json!({
+            "bundle": { "type": "string", "pattern": "-----BEGIN CERTIFICATE-----", "description": "Its roots, in PEM." },
+            "bundleFile": path("File of its roots in PEM; it is watched."),
+            "revoked": list(
+                "Serial numbers, in hexadecimal, of certificates that are not believed any more.",
+                json!({ "type": ["string", "integer"] }),
+            ),
+            "revokedFile": path("A CRL, or serial numbers, one a line; it is watched."),
+        }),
+        &[],
+    );
+    spec["oneOf"] = json!([{ "required": ["bundle"] }, { "required": ["bundleFile"] }]);
+    kind(
+        "TrustDomain",
+        "A SPIFFE trust domain whose X.509-SVIDs are believed.",
+        spec,
+    )
 }
 
 /// Ours, or that of Kubernetes, of which only name and labels count.

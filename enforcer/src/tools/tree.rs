@@ -88,6 +88,7 @@ impl Tree {
             now,
             host_addresses,
             elsewhere: &crate::compile::elsewhere::NOBODY,
+            attested: crate::compile::NOBODY,
             subjects: Subjects::All,
             limits: &Limits::NONE,
             in_force: None,

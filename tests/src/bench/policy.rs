@@ -146,6 +146,7 @@ pub fn compile(folder: &Path, numbers: &mut Numbers) -> Result<Image> {
         now: enforcer::policy::model::Moment::default(),
         host_addresses: &[],
         elsewhere: &enforcer::compile::elsewhere::NOBODY,
+        attested: enforcer::compile::NOBODY,
         subjects: Subjects::Placed,
         limits: &Limits::NONE,
         in_force: None,

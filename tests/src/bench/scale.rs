@@ -167,6 +167,7 @@ impl Estate {
             now: Moment::default(),
             host_addresses: &[],
             elsewhere: &enforcer::compile::elsewhere::NOBODY,
+            attested: enforcer::compile::NOBODY,
             subjects: Subjects::Placed,
             limits: &Limits::NONE,
             in_force: self.image.as_ref(),

@@ -51,6 +51,7 @@ pub fn compile(
         now: NOW,
         host_addresses: &[],
         elsewhere: &enforcer::compile::elsewhere::NOBODY,
+        attested: enforcer::compile::NOBODY,
         subjects: Subjects::All,
         limits: &Limits::NONE,
         in_force: None,

@@ -13,6 +13,7 @@ pub mod frame;
 pub mod git;
 pub mod mesh;
 pub mod namespace;
+pub mod pki;
 pub mod place;
 pub mod scene;
 pub mod shop;

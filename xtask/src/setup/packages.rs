@@ -38,6 +38,9 @@ const NEEDS: &[Need] = &[
     // Namespaces, veths and addresses of the lab; ICMP from a real sender.
     need(Purpose::Test, "iproute2", &["ip"]),
     need(Purpose::Test, "iputils-ping", &["ping"]),
+    // Clients of attestation that are not ours.
+    need(Purpose::Test, "curl", &["curl"]),
+    need(Purpose::Test, "openssl", &["openssl"]),
     // `unit:` workloads against a real systemd.
     need(
         Purpose::Test,

@@ -30,6 +30,7 @@ use crate::{
     },
     compile::Limits,
     datapath::{Capacities, DatapathSettings, XdpMode, desired::Desired},
+    identity::binding::Bindings,
     inventory::Snapshot,
     sd_notify::ServiceManager,
     settings::{FlowLog, Settings, SocketSettings, UplinkChoice},
@@ -96,6 +97,8 @@ pub struct Host {
 
 /// A daemon on it, as far as the loop goes.
 pub struct Daemon {
+    /// Proofs of identity.
+    pub bindings: watch::Sender<Arc<Bindings>>,
     pub kernel: Memory,
     pub published: watch::Receiver<Arc<InForce>>,
     commands: mpsc::Sender<Command>,
@@ -152,6 +155,7 @@ impl Host {
                 group: None,
             },
             metrics: None,
+            attest: None,
             node: "node1".into(),
             flow_log: FlowLog::Off,
             report_allowed: false,
@@ -172,9 +176,11 @@ impl Host {
         let (published, mut published_receiver) = watch::channel(Arc::new(InForce::nothing()));
         published_receiver.mark_unchanged();
         let tree_changed = Arc::new(Notify::new());
+        let (bindings, bindings_receiver) = watch::channel(Arc::default());
         let wiring = Wiring {
             inventory: inventory_receiver,
             elsewhere: watch::channel(Arc::default()).1,
+            bindings: bindings_receiver,
             tree_changed: tree_changed.clone(),
             commands: command_receiver,
             published,
@@ -195,6 +201,7 @@ impl Host {
         let task = tokio::spawn(reconciler.run(stop.clone()));
         published_receiver.changed().await.unwrap();
         Daemon {
+            bindings,
             kernel: self.kernel.clone(),
             published: published_receiver,
             commands,

@@ -1,0 +1,368 @@
+//! What must not get through the attestation server: bad certificates, old TLS, no certificate,
+//! and whoever tries to keep others out.
+
+use std::{
+    io::{Read, Write},
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream},
+    process::Stdio,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result};
+use rcgen::{
+    BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
+    date_time_ymd,
+};
+use tests::lab::{
+    Daemon, Lab, Place,
+    pki::{Identity, Pki, leaf, trust_domain},
+    shop::Shop,
+    tree::Tree,
+};
+
+const WORKLOADS: &str = "\
+apiVersion: enforcer.dev/v1alpha1
+kind: Workload
+metadata: {name: web, namespace: shop, labels: {app: web}}
+spec: {cgroup: /shop/web, spiffeId: 'spiffe://example.org/web'}
+---
+apiVersion: enforcer.dev/v1alpha1
+kind: Workload
+metadata: {name: noisy, namespace: shop, labels: {app: noisy}}
+spec: {cgroup: /shop/noisy}
+";
+
+const SERVER: &str = "127.0.0.1:9465";
+const URL: &str = "https://127.0.0.1:9465/v1/attest";
+
+struct Scene {
+    daemon: Daemon,
+    pki: Pki,
+    shop: Shop,
+    _lab: Lab,
+}
+
+impl Scene {
+    fn new(revoked: &[&str]) -> Result<Self> {
+        let lab = Lab::new()?;
+        let shop = Shop::build(&lab)?;
+        let pki = Pki::new(&lab, "pki")?;
+        let tree = Tree::empty(&lab, "policies")?;
+        tree.write("workloads.yaml", WORKLOADS)?;
+        tree.write("trust.yaml", &trust_domain(&pki.bundle(), revoked))?;
+        let mut options = shop.front.daemon_options(tree.path())?;
+        options.extra = pki.daemon_flags("front")?;
+        Ok(Self {
+            daemon: Daemon::start(&lab, options)?,
+            pki,
+            shop,
+            _lab: lab,
+        })
+    }
+
+    fn web(&self) -> &Place {
+        &self.shop.web.place
+    }
+
+    /// How often connections were refused for this reason.
+    fn refused(&self, reason: &str) -> Result<u64> {
+        let labels = [
+            "event=\"refuse\"".to_owned(),
+            format!("reason=\"{reason}\""),
+        ];
+        let labels = labels.each_ref().map(String::as_str);
+        self.daemon
+            .metric("enforcer_attestation_events_total", &labels)
+    }
+
+    /// Tries to attest with it, from where it would be right; the reason that is counted.
+    fn expect_refused(&self, identity: &Identity, reason: &str) -> Result<()> {
+        let before = self.refused(reason)?;
+        let (status, body) = identity.curl(self.web(), URL, &["-X", "POST"])?;
+        assert_ne!(status, 200, "{reason}: {body}");
+        let deadline = Instant::now() + tests::lab::patient(Duration::from_secs(5));
+        while self.refused(reason)? == before {
+            anyhow::ensure!(
+                Instant::now() < deadline,
+                "{reason} was not counted: {body}\n{}",
+                self.daemon.log()
+            );
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        Ok(())
+    }
+
+    /// The good one is served, and in time.
+    fn expect_served(&self, identity: &Identity) -> Result<()> {
+        let (status, body) = identity.curl(self.web(), URL, &["-X", "POST"])?;
+        anyhow::ensure!(status == 200, "{status} {body}\n{}", self.daemon.log());
+        Ok(())
+    }
+}
+
+fn uri(text: &str) -> Result<SanType> {
+    Ok(SanType::URI(text.try_into()?))
+}
+
+#[test]
+fn no_bad_certificate_is_taken() -> Result<()> {
+    let scene = Scene::new(&["5ead"])?;
+    let pki = &scene.pki;
+    scene.expect_served(&pki.issue("web", &[])?)?;
+
+    let expired = pki.forge("expired", |p| p.not_after = date_time_ymd(2020, 1, 1))?;
+    scene.expect_refused(&expired, "expired")?;
+    let early = pki.forge("early", |p| p.not_before = date_time_ymd(2090, 1, 1))?;
+    scene.expect_refused(&early, "not-yet-valid")?;
+    let two = pki.forge("two", |p| {
+        let other = uri("spiffe://example.org/other").expect("a URI");
+        p.subject_alt_names.push(other);
+    })?;
+    scene.expect_refused(&two, "many-uris")?;
+    let none = pki.forge("none", |p| {
+        p.subject_alt_names = vec![SanType::IpAddress(Ipv4Addr::LOCALHOST.into())];
+    })?;
+    scene.expect_refused(&none, "no-uri")?;
+    let foreign = pki.forge("foreign", |p| {
+        p.subject_alt_names = vec![uri("spiffe://example.com/web").expect("a URI")];
+    })?;
+    scene.expect_refused(&foreign, "unknown-domain")?;
+    let authority = pki.forge("authority", |p| {
+        p.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        p.key_usages = vec![
+            KeyUsagePurpose::KeyCertSign,
+            KeyUsagePurpose::DigitalSignature,
+        ];
+    })?;
+    scene.expect_refused(&authority, "authority")?;
+    let signer = pki.forge("signer", |p| {
+        p.key_usages.push(KeyUsagePurpose::KeyCertSign);
+    })?;
+    scene.expect_refused(&signer, "key-usage")?;
+    let cipher = pki.forge("cipher", |p| {
+        p.key_usages = vec![KeyUsagePurpose::KeyEncipherment];
+    })?;
+    scene.expect_refused(&cipher, "key-usage")?;
+    let revoked = pki.forge("revoked", |p| {
+        p.serial_number = Some(vec![0x5e, 0xad].into());
+    })?;
+    scene.expect_refused(&revoked, "revoked")?;
+
+    let key = KeyPair::generate()?;
+    let own = leaf("web")?.self_signed(&key)?.pem();
+    scene.expect_refused(&pki.write("self-signed", &own, &key)?, "unknown-issuer")?;
+
+    // Of another authority of the same name, with as many certificates as one likes.
+    let mut params = CertificateParams::default();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+    let root_key = KeyPair::generate()?;
+    let root = params.self_signed(&root_key)?.pem();
+    let issuer = Issuer::from_params(&params, &root_key);
+    let stranger = leaf("web")?.signed_by(&key, &issuer)?.pem();
+    let long = format!("{stranger}{}", root.repeat(6));
+    scene.expect_refused(&pki.write("stranger", &stranger, &key)?, "unknown-issuer")?;
+    scene.expect_refused(&pki.write("long", &long, &key)?, "chain-too-long")?;
+
+    // Name constraints of an authority between.
+    let root_pem = std::fs::read_to_string(pki.folder().join("root.pem"))?;
+    let root_key = std::fs::read_to_string(pki.folder().join("root.key"))?;
+    let issuer = Issuer::from_ca_cert_pem(&root_pem, KeyPair::from_pem(&root_key)?)?;
+    let mut bound = params.clone();
+    bound.name_constraints = Some(rcgen::NameConstraints {
+        permitted_subtrees: vec![rcgen::GeneralSubtree::DnsName("example.org".into())],
+        excluded_subtrees: Vec::new(),
+    });
+    let bound_key = KeyPair::generate()?;
+    let bound_pem = bound.signed_by(&bound_key, &issuer)?.pem();
+    let mut params = leaf("web")?;
+    let name = SanType::DnsName("web.example.com".try_into()?);
+    params.subject_alt_names.push(name);
+    let issuer = Issuer::from_params(&bound, &bound_key);
+    let outside = params.signed_by(&key, &issuer)?.pem();
+    let outside = pki.write("outside", &format!("{outside}{bound_pem}"), &key)?;
+    scene.expect_refused(&outside, "name-constraints")?;
+    scene.expect_served(&pki.issue("web", &[])?)
+}
+
+/// What `openssl s_client` says of a handshake.
+fn s_client(place: &Place, identity: Option<&Identity>, flags: &[&str]) -> Result<String> {
+    let mut command = place.command("openssl")?;
+    command.args(["s_client", "-connect", SERVER]).args(flags);
+    if let Some(identity) = identity {
+        command.arg("-cert").arg(&identity.certificate);
+        command.arg("-key").arg(&identity.key);
+    }
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .context("running openssl (package openssl)")?;
+    let mut input = child.stdin.take().context("no stdin")?;
+    let _ = input.write_all(b"GET /v1/whoami HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    std::thread::sleep(Duration::from_millis(1_500));
+    drop(input);
+    let output = child.wait_with_output()?;
+    Ok(format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    ))
+}
+
+#[test]
+fn only_tls_of_today_with_a_certificate() -> Result<()> {
+    let scene = Scene::new(&[])?;
+    let web = scene.web();
+    let identity = scene.pki.issue("web", &[])?;
+    let good = s_client(web, Some(&identity), &["-tls1_3", "-quiet"])?;
+    assert!(good.contains("HTTP/1.1 200"), "{good}");
+    assert!(good.contains("spiffe://example.org/web"), "{good}");
+    for (flags, reason) in [
+        (&["-tls1_2"][..], "tls-version-or-suite"),
+        (
+            &["-tls1_2", "-cipher", "AES128-SHA"],
+            "tls-version-or-suite",
+        ),
+        (
+            &["-tls1_3", "-ciphersuites", "TLS_AES_128_CCM_SHA256"],
+            "tls-version-or-suite",
+        ),
+    ] {
+        let before = scene.refused(reason)?;
+        let said = s_client(web, Some(&identity), flags)?;
+        assert!(!said.contains("HTTP/1.1"), "{flags:?}: {said}");
+        assert!(scene.refused(reason)? > before, "{flags:?}: {said}");
+    }
+    let said = s_client(web, None, &["-tls1_3", "-quiet"])?;
+    assert!(!said.contains("HTTP/1.1"), "{said}");
+    assert_eq!(scene.refused("no-certificate")?, 1);
+    // A resumed session would show no certificate: none is offered.
+    let said = s_client(web, Some(&identity), &["-tls1_3"])?;
+    assert!(!said.contains("New Session Ticket"), "{said}");
+    Ok(())
+}
+
+#[test]
+fn huge_and_malformed_requests_are_refused_and_others_served() -> Result<()> {
+    let scene = Scene::new(&[])?;
+    let web = scene.web();
+    let identity = scene.pki.issue("web", &[])?;
+    let long = "x".repeat(60_000);
+    let header = format!("X-Long: {long}");
+    for (flags, expected) in [
+        (&["-X", "POST", "--data-binary", long.as_str()][..], 413),
+        (&["-X", "POST", "--data-binary", "{"], 400),
+        (&["-X", "POST", "--data-binary", "{\"lease\": 5}"], 400),
+        (&["-X", "PUT"], 404),
+    ] {
+        let (status, body) = identity.curl(web, URL, flags)?;
+        assert_eq!(status, expected, "{:?}: {body}", &flags[..2]);
+    }
+    // A head without end: the connection ends, whether curl still reads the answer or not.
+    let (status, _) = identity.curl(web, URL, &["-X", "POST", "-H", header.as_str()])?;
+    assert!([431, 0].contains(&status), "{status}");
+    let (status, _) = identity.curl(web, "https://127.0.0.1:9465/v1/nonsense", &[])?;
+    assert_eq!(status, 404);
+    // No TLS at all, and bytes that look like it.
+    for bytes in [
+        &b"GET / HTTP/1.1\r\n\r\n"[..],
+        &[0x16, 3, 1, 0xff, 0xff],
+        &[0; 4096],
+    ] {
+        web.enter(|| -> Result<()> {
+            let mut stream = TcpStream::connect(SERVER)?;
+            stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+            stream.write_all(bytes)?;
+            let _ = stream.read(&mut [0; 64]);
+            Ok(())
+        })??;
+    }
+    scene.expect_served(&identity)?;
+    let (status, body) = identity.curl(web, "https://127.0.0.1:9465/v1/whoami", &[])?;
+    assert_eq!(status, 200, "{body}");
+    let whoami: serde_json::Value = serde_json::from_str(&body)?;
+    assert_eq!(whoami["workload"], "shop/web");
+    assert_eq!(whoami["assurance"], "attested");
+    Ok(())
+}
+
+#[test]
+fn ten_thousand_idle_connections_keep_nobody_out() -> Result<()> {
+    const CONNECTIONS: usize = 10_000;
+    nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE, 20_000, 20_000)?;
+    let scene = Scene::new(&[])?;
+    let identity = scene.pki.issue("web", &[])?;
+    scene.expect_served(&identity)?;
+
+    // From many sources at once, each with as many connections as it may have. What they begin
+    // of a handshake they never end.
+    let intruder = &scene.shop.intruder;
+    let sources: Vec<Ipv4Addr> = (0..200_u8)
+        .map(|n| Ipv4Addr::new(10, 77, 9, 20 + n))
+        .collect();
+    let commands: Vec<String> = sources
+        .iter()
+        .map(|source| format!("addr add {source}/24 dev eth0"))
+        .collect();
+    scene.shop.outside.ip(&commands)?;
+    let to = SocketAddr::new(scene.shop.web.ip(false), 9465);
+    let idle = intruder
+        .place
+        .enter(|| -> Result<Vec<std::net::TcpStream>> {
+            let mut idle = Vec::with_capacity(CONNECTIONS);
+            for number in 0..CONNECTIONS {
+                let source = sources[number % sources.len()];
+                if let Ok(mut stream) = connect_from(source.into(), to) {
+                    let _ = stream.write_all(&[0x16, 3, 1]);
+                    idle.push(stream);
+                }
+            }
+            Ok(idle)
+        })??;
+    assert!(idle.len() > CONNECTIONS / 2, "{}", idle.len());
+    let began = Instant::now();
+    scene.expect_served(&identity)?;
+    eprintln!("{} idle; served after {:?}", idle.len(), began.elapsed());
+    drop(idle);
+
+    // And from one neighbour on the same host, with the same address as everybody there.
+    let noisy = scene.shop.front.place("/shop/noisy")?;
+    let mut hold = noisy.command("bash")?;
+    hold.args([
+        "-c",
+        "for n in $(seq 200); do exec {fd}<>/dev/tcp/127.0.0.1/9465 || true; done; sleep 600",
+    ])
+    .stdin(Stdio::null());
+    let mut hold = hold.spawn()?;
+    let deadline = Instant::now() + tests::lab::patient(Duration::from_secs(20));
+    while scene.refused("too-many-from-source")? < 100 {
+        anyhow::ensure!(Instant::now() < deadline, "{}", scene.daemon.log());
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    scene.expect_served(&identity)?;
+    hold.kill()?;
+    hold.wait()?;
+    Ok(())
+}
+
+/// Connects from one of several addresses of this namespace.
+fn connect_from(source: IpAddr, to: SocketAddr) -> Result<TcpStream> {
+    use nix::sys::socket::{
+        AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, socket,
+    };
+    use std::os::fd::AsRawFd;
+    let fd = socket(
+        AddressFamily::Inet,
+        SockType::Stream,
+        SockFlag::SOCK_CLOEXEC,
+        None,
+    )?;
+    bind(
+        fd.as_raw_fd(),
+        &SockaddrStorage::from(SocketAddr::new(source, 0)),
+    )?;
+    connect(fd.as_raw_fd(), &SockaddrStorage::from(to))?;
+    Ok(fd.into())
+}

@@ -1,0 +1,335 @@
+//! `assurance: attested` in force: who has proven with a private key and a valid certificate who
+//! it is gets through, and nobody else; and what ends the proof ends the connections.
+
+use std::{fs, time::Duration};
+
+use anyhow::{Context, Result};
+use enforcer::api::status::EndpointStatus;
+use tests::lab::{
+    Daemon, Expect, FlowProtocol, Lab, Place,
+    pki::{Pki, trust_domain},
+    shop::Shop,
+    tree::Tree,
+};
+
+const WORKLOADS: &str = "\
+apiVersion: enforcer.dev/v1alpha1
+kind: Workload
+metadata: {name: web, namespace: shop, labels: {app: web}}
+spec: {cgroup: /shop/web, spiffeId: 'spiffe://example.org/web'}
+---
+apiVersion: enforcer.dev/v1alpha1
+kind: Workload
+metadata: {name: thief, namespace: shop, labels: {app: thief}}
+spec: {cgroup: /shop/thief, spiffeId: 'spiffe://example.org/thief'}
+---
+apiVersion: enforcer.dev/v1alpha1
+kind: Workload
+metadata: {name: store, namespace: shop, labels: {app: store}}
+spec: {cgroup: /shop/store}
+---
+apiVersion: enforcer.dev/v1alpha1
+kind: Workload
+metadata: {name: api, namespace: shop, labels: {app: api}}
+spec:
+  interface: veth-api
+  addresses: [10.77.12.2, 'fd77:12::2']
+  spiffeId: spiffe://example.org/api
+---
+apiVersion: enforcer.dev/v1alpha1
+kind: Workload
+metadata: {name: db, namespace: shop, labels: {app: db}}
+spec: {interface: veth-db, addresses: [10.77.22.2, 'fd77:22::2']}
+";
+
+const POLICY: &str = "\
+apiVersion: enforcer.dev/v1alpha1
+kind: SegmentPolicy
+metadata: {name: store, namespace: shop}
+spec:
+  selector: {matchLabels: {app: store}}
+  ingress:
+    - name: proven
+      from: [{spiffeId: 'spiffe://example.org/web', assurance: attested}]
+      ports: [7000/tcp]
+---
+apiVersion: enforcer.dev/v1alpha1
+kind: SegmentPolicy
+metadata: {name: db, namespace: shop}
+spec:
+  selector: {matchLabels: {app: db}}
+  ingress:
+    - name: proven
+      from: [{labels: {app: api}, assurance: attested}]
+      ports: [5432/tcp, 9999/udp]
+";
+
+const SERVER: &str = "127.0.0.1:9465";
+
+struct Scene {
+    pki: Pki,
+    tree: Tree,
+    shop: Shop,
+    lab: Lab,
+}
+
+impl Scene {
+    fn new() -> Result<Self> {
+        let lab = Lab::new()?;
+        let shop = Shop::build(&lab)?;
+        let pki = Pki::new(&lab, "pki")?;
+        let tree = Tree::empty(&lab, "policies")?;
+        tree.write("workloads.yaml", WORKLOADS)?;
+        tree.write("policy.yaml", POLICY)?;
+        tree.write("trust.yaml", &trust_domain(&pki.bundle(), &[]))?;
+        Ok(Self {
+            pki,
+            tree,
+            shop,
+            lab,
+        })
+    }
+
+    fn daemon(&self, host: &tests::lab::shop::Host) -> Result<Daemon> {
+        let mut options = host.daemon_options(self.tree.path())?;
+        options.extra = self.pki.daemon_flags(host.name)?;
+        Daemon::start(&self.lab, options)
+    }
+}
+
+fn assurance(daemon: &Daemon, name: &str) -> Result<String> {
+    let endpoints: Vec<EndpointStatus> = daemon.ask_json(&["endpoints"])?;
+    let endpoint = endpoints.iter().find(|e| e.name == name);
+    let endpoint = endpoint.with_context(|| format!("{name} has no endpoint"))?;
+    Ok(endpoint.assurance.name().to_owned())
+}
+
+fn wait_for_assurance(daemon: &Daemon, name: &str, wanted: &str) -> Result<()> {
+    let deadline = std::time::Instant::now() + tests::lab::patient(Duration::from_secs(10));
+    while assurance(daemon, name)? != wanted {
+        anyhow::ensure!(
+            std::time::Instant::now() < deadline,
+            "{name} is not known as {wanted}: {}",
+            daemon.log()
+        );
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    Ok(())
+}
+
+fn store_is(from: &Place, address: std::net::IpAddr, expect: Expect) -> Result<()> {
+    from.expect(FlowProtocol::Tcp, address, 7000, expect)?;
+    Ok(())
+}
+
+#[test]
+fn only_who_has_proven_it_gets_through_and_a_revoked_proof_ends_what_it_opened() -> Result<()> {
+    let scene = Scene::new()?;
+    let front = &scene.shop.front;
+    let store = front.place("/shop/store")?;
+    let thief = front.place("/shop/thief")?;
+    let web = &scene.shop.web.place;
+    let _server = store.serve(&[7000], &[])?;
+    let address = scene.shop.web.ip(false);
+    store_is(web, address, Expect::Open)?;
+
+    let daemon = scene.daemon(front)?;
+    store_is(web, address, Expect::Denied)?;
+    assert_eq!(assurance(&daemon, "web")?, "kernel");
+
+    // A stolen certificate, shown from where policy does not have it.
+    let identity = scene.pki.issue("web", &[])?;
+    let stolen = identity.attest(&thief, SERVER, &[])?;
+    assert_eq!(stolen.status.code(), Some(1), "{stolen:?}");
+    let words = String::from_utf8_lossy(&stolen.stderr);
+    assert!(words.contains("spiffe://example.org/thief"), "{words}");
+    let refusals = ["event=\"refuse\"", "reason=\"wrong-workload\""];
+    assert_eq!(
+        daemon.metric("enforcer_attestation_events_total", &refusals)?,
+        1
+    );
+    store_is(&thief, address, Expect::Denied)?;
+    store_is(web, address, Expect::Denied)?;
+    // A host process that belongs to no workload.
+    let nobody = identity.attest(&front.place("system")?, SERVER, &[])?;
+    assert_eq!(nobody.status.code(), Some(1), "{nobody:?}");
+
+    let proven = identity.attest(web, SERVER, &[])?;
+    assert!(proven.status.success(), "{proven:?}\n{}", daemon.log());
+    assert_eq!(assurance(&daemon, "web")?, "attested");
+    store_is(web, address, Expect::Open)?;
+    store_is(&thief, address, Expect::Denied)?;
+
+    // In flight when the certificate is withdrawn.
+    let mut held = web.hold((address, 7000).into(), 1, None)?;
+    std::thread::sleep(Duration::from_millis(500));
+    held.ensure_alive()?;
+    let revoked = trust_domain(&scene.pki.bundle(), &[&identity.serial()?]);
+    let began = std::time::Instant::now();
+    scene.tree.write("trust.yaml", &revoked)?;
+    held.wait_for_death(Duration::from_secs(10))?;
+    // A look at the file, the sweep, and what a busy machine takes.
+    let died = began.elapsed();
+    assert!(
+        died < tests::lab::patient(Duration::from_secs(5)),
+        "{died:?}"
+    );
+    eprintln!("died after {died:?}");
+    wait_for_assurance(&daemon, "web", "kernel")?;
+    store_is(web, address, Expect::Denied)?;
+    let again = identity.attest(web, SERVER, &[])?;
+    assert_eq!(again.status.code(), Some(1), "{again:?}");
+
+    // A new certificate proves it anew.
+    let renewed = scene.pki.issue("web", &[])?;
+    assert!(renewed.attest(web, SERVER, &[])?.status.success());
+    store_is(web, address, Expect::Open)?;
+    Ok(())
+}
+
+#[test]
+fn a_proof_ends_with_its_lease_and_outlives_the_daemon() -> Result<()> {
+    let scene = Scene::new()?;
+    let front = &scene.shop.front;
+    let web = &scene.shop.web.place;
+    let store = front.place("/shop/store")?;
+    let _server = store.serve(&[7000], &[])?;
+    let address = scene.shop.web.ip(false);
+    let mut daemon = scene.daemon(front)?;
+    let identity = scene.pki.issue("web", &[])?;
+    assert!(identity.attest(web, SERVER, &[])?.status.success());
+    let mut held = web.hold((address, 7000).into(), 1, Some(Duration::from_millis(20)))?;
+    std::thread::sleep(Duration::from_millis(600));
+
+    daemon.kill()?;
+    store_is(web, address, Expect::Open)?;
+    daemon.launch()?;
+    daemon.wait_ready()?;
+    assert_eq!(assurance(&daemon, "web")?, "attested");
+    store_is(web, address, Expect::Open)?;
+    held.ensure_alive()?;
+
+    // Renewed for a second, and not again.
+    assert!(
+        identity
+            .attest(web, SERVER, &["--lease", "1s"])?
+            .status
+            .success()
+    );
+    held.wait_for_death(Duration::from_secs(15))?;
+    wait_for_assurance(&daemon, "web", "kernel")?;
+    store_is(web, address, Expect::Denied)?;
+
+    // What ended while no daemon was there ends at its start.
+    assert!(
+        identity
+            .attest(web, SERVER, &["--lease", "1s"])?
+            .status
+            .success()
+    );
+    daemon.kill()?;
+    std::thread::sleep(Duration::from_millis(1_500));
+    daemon.launch()?;
+    daemon.wait_ready()?;
+    assert_eq!(assurance(&daemon, "web")?, "kernel");
+    store_is(web, address, Expect::Denied)?;
+    Ok(())
+}
+
+#[test]
+fn a_workload_behind_an_interface_proves_itself_by_its_link() -> Result<()> {
+    let scene = Scene::new()?;
+    let shop = &scene.shop;
+    let _servers = shop.serve()?;
+    let daemon = scene.daemon(&shop.back)?;
+    let db = |v6: bool, expect| {
+        let place = &shop.api.place;
+        place.expect(FlowProtocol::Tcp, shop.db.ip(v6), 5432, expect)
+    };
+    for v6 in [false, true] {
+        db(v6, Expect::Denied)?;
+    }
+    let identity = scene.pki.issue("api", &[])?;
+    let server = "10.77.2.2:9465";
+    // From behind another link, and from another host.
+    for from in [&shop.db.place, &shop.intruder.place] {
+        let refused = identity.attest(from, server, &[])?;
+        assert_eq!(refused.status.code(), Some(1), "{}: {refused:?}", from.name);
+    }
+    let proven = identity.attest(&shop.api.place, server, &[])?;
+    assert!(proven.status.success(), "{proven:?}\n{}", daemon.log());
+    assert_eq!(assurance(&daemon, "api")?, "attested");
+    for v6 in [false, true] {
+        db(v6, Expect::Open)?;
+    }
+    // Nobody else sends with its address: what db sends so is dropped at its own link.
+    let hop = tests::lab::frame::Hop::between(
+        (&shop.db_inside, "eth0"),
+        (&shop.back.namespace, "veth-db"),
+    )?;
+    let mark = b"-spoofed-";
+    let frame = hop.udp(
+        (shop.api.ip(false), 4000),
+        (shop.intruder.ip(false), 7777),
+        mark,
+    );
+    let sniffer = shop.intruder.place.sniff("eth0", mark)?;
+    shop.db.place.send_frames("eth0", &[frame])?;
+    daemon.wait_for_record(Duration::from_secs(5), |record| {
+        record.reason == "source-guard"
+    })?;
+    assert!(sniffer.stop()?.is_empty());
+
+    // Released by itself.
+    let mut held = shop
+        .api
+        .place
+        .hold((shop.db.ip(false), 5432).into(), 1, None)?;
+    std::thread::sleep(Duration::from_millis(500));
+    let (status, body) = identity.curl(
+        &shop.api.place,
+        "https://10.77.2.2:9465/v1/attest",
+        &["--insecure", "-X", "DELETE"],
+    )?;
+    assert_eq!((status, body.as_str()), (200, "{\"ended\":true}"));
+    held.wait_for_death(Duration::from_secs(10))?;
+    db(false, Expect::Denied)?;
+    Ok(())
+}
+
+#[test]
+fn whoever_moves_to_another_cgroup_takes_no_proof_along() -> Result<()> {
+    let scene = Scene::new()?;
+    let front = &scene.shop.front;
+    let web = &scene.shop.web.place;
+    let thief = front.place("/shop/thief")?;
+    let _server = front.place("/shop/store")?.serve(&[7000], &[])?;
+    let address = scene.shop.web.ip(false);
+    let daemon = scene.daemon(front)?;
+    let identity = scene.pki.issue("web", &[])?;
+    // The long-running one proves, and is moved.
+    let mut agent = identity.attest_command(web, SERVER)?.spawn()?;
+    wait_for_assurance(&daemon, "web", "attested")?;
+    store_is(web, address, Expect::Open)?;
+    fs::write(thief.cgroup().join("cgroup.procs"), agent.id().to_string())?;
+    wait_for_assurance(&daemon, "web", "kernel")?;
+    store_is(web, address, Expect::Denied)?;
+    store_is(&thief, address, Expect::Denied)?;
+    agent.kill()?;
+    agent.wait()?;
+
+    // One that proves and ends leaves its proof to the cgroup: that is what is judged.
+    let (status, body) = identity.curl(web, "https://127.0.0.1:9465/v1/attest", &["-X", "POST"])?;
+    assert_eq!(status, 200, "{body}");
+    store_is(web, address, Expect::Open)?;
+    store_is(&thief, address, Expect::Denied)?;
+    // Another cgroup under the same name is another place.
+    std::thread::sleep(Duration::from_millis(300));
+    tests::lab::cgroup::kill_all(web.cgroup())?;
+    tests::lab::cgroup::remove(web.cgroup())?;
+    tests::lab::cgroup::make(web.cgroup())?;
+    wait_for_assurance(&daemon, "web", "kernel")?;
+    let anew = front.place("/shop/web")?;
+    store_is(&anew, address, Expect::Denied)?;
+    Ok(())
+}
