@@ -168,13 +168,11 @@ fn only_who_has_proven_it_gets_through_and_a_revoked_proof_ends_what_it_opened()
     let began = std::time::Instant::now();
     scene.tree.write("trust.yaml", &revoked)?;
     held.wait_for_death(Duration::from_secs(10))?;
-    // A look at the file, the sweep, and what a busy machine takes.
     let died = began.elapsed();
     assert!(
-        died < tests::lab::patient(Duration::from_secs(5)),
+        died < tests::lab::patient(Duration::from_secs(1)),
         "{died:?}"
     );
-    eprintln!("died after {died:?}");
     wait_for_assurance(&daemon, "web", "kernel")?;
     store_is(web, address, Expect::Denied)?;
     let again = identity.attest(web, SERVER, &[])?;

@@ -48,6 +48,10 @@ pub struct Fuzz {
     /// How many targets at a time [default: one for each processor]
     #[arg(long, value_name = "N")]
     jobs: Option<usize>,
+    /// Begin with these random numbers, so that the same inputs come again, as far as the time
+    /// allows [default: others each time]
+    #[arg(long, value_name = "N")]
+    seed: Option<u32>,
     /// Take into tests/corpus/fuzz what reaches code that nothing there reaches
     #[arg(long)]
     keep: bool,
@@ -130,7 +134,7 @@ impl Fuzz {
                         let next = queue.lock().expect("no worker panics").pop();
                         let Some(target) = next else { break };
                         let time = one * u32::try_from(target.weight()).unwrap_or(1);
-                        if let Err(error) = fuzz(&program, &target, time) {
+                        if let Err(error) = fuzz(&program, &target, time, self.seed) {
                             eprintln!("{error:#}");
                             failures.lock().expect("no worker panics").push(target.name);
                         }
@@ -194,10 +198,12 @@ fn command(program: &Path, target: &Target) -> Result<Command> {
     Ok(command)
 }
 
-fn fuzz(program: &Path, target: &Target, time: Duration) -> Result<()> {
+fn fuzz(program: &Path, target: &Target, time: Duration, seed: Option<u32>) -> Result<()> {
     let mut command = command(program, target)?;
     command.args([
         format!("-max_total_time={}", time.as_secs().max(1)),
+        // 0: others each time.
+        format!("-seed={}", seed.unwrap_or(0)),
         format!("-max_len={}", target.longest),
         format!("-timeout={}", SLOWEST.as_secs()),
         format!("-rss_limit_mb={LARGEST}"),

@@ -14,9 +14,9 @@ pub(super) fn document(document: &Document) -> String {
             Shape::Map(entries) => map(entries, 0, false, &mut out),
             Shape::List(items) => list(items, 0, &mut out),
             _ => {
+                let begin = out.len();
                 value(root, 0, 0, &mut out);
                 // Nothing stands before it.
-                let begin = out.rfind("\n ").map_or(0, |at| at + 1);
                 if out[begin..].starts_with(' ') {
                     out.remove(begin);
                 }
