@@ -122,6 +122,7 @@ impl Numbers {
             .chain(image.host_addresses.values())
             .chain(image.services.values())
             .chain(image.workloads.values())
+            .chain(image.attested.values())
             .copied()
             .collect();
         let sets = image.policies.parts().map(|(set, _)| set).collect();

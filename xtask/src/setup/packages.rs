@@ -34,6 +34,7 @@ const NEEDS: &[Need] = &[
     need(Purpose::Build, "protobuf-compiler", &["protoc"]),
     // The registry of a fleet, three members of it.
     need(Purpose::Test, "etcd-server", &["etcd"]),
+    need(Purpose::Test, "etcd-client", &["etcdctl"]),
     need(Purpose::Bench, "etcd-server", &["etcd"]),
     // Namespaces, veths and addresses of the lab; ICMP from a real sender.
     need(Purpose::Test, "iproute2", &["ip"]),
