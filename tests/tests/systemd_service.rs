@@ -152,6 +152,7 @@ fn granted() -> Result<u64> {
             // From linux/capability.h.
             "CAP_CHOWN" => Ok(1 << 0),
             "CAP_DAC_READ_SEARCH" => Ok(1 << 2),
+            "CAP_NET_BROADCAST" => Ok(1 << 11),
             "CAP_NET_ADMIN" => Ok(1 << 12),
             "CAP_NET_RAW" => Ok(1 << 13),
             "CAP_SYS_PTRACE" => Ok(1 << 19),
