@@ -8,6 +8,10 @@ use crate::verdict::Decision;
 /// nothing is looked up.
 pub const ALLOW_ALL: u32 = 0;
 
+/// In the decisions of port tables: the rule is [`PolicyEntry::rule`]. So peers that are allowed
+/// the same ports by rules of their own share one port table.
+pub const OWN_RULE: u32 = u32::MAX;
+
 /// Key of the policy table.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Pod, Zeroable)]
@@ -30,6 +34,8 @@ pub struct PolicyEntry {
     /// Bit n is set when the port table has entries of prefix length n (0 to 16). Entries of
     /// a table are disjoint, so at most one of the look-ups can hit.
     pub lengths: u32,
+    /// The rule that the port table names by [`OWN_RULE`], or 0.
+    pub rule: u32,
 }
 
 /// Key of the port table: the `length` leading bits of `port`, the others 0.
@@ -67,5 +73,5 @@ impl PortKey {
 }
 
 const _: () = assert!(size_of::<PolicyKey>() == 8);
-const _: () = assert!(size_of::<PolicyEntry>() == 16);
+const _: () = assert!(size_of::<PolicyEntry>() == 20);
 const _: () = assert!(size_of::<PortKey>() == 8);

@@ -8,7 +8,7 @@ use bytemuck::{Pod, Zeroable};
 
 use crate::{
     identity,
-    policy_key::{ALLOW_ALL, PolicyEntry, PolicyKey, PortKey},
+    policy_key::{ALLOW_ALL, OWN_RULE, PolicyEntry, PolicyKey, PortKey},
     reason::Reason,
 };
 
@@ -148,7 +148,10 @@ impl Judge {
                 length -= 1;
                 if entry.lengths >> length & 1 == 1 {
                     let port = PortKey::covering(entry.table, self.protocol, self.port, length);
-                    if let Some(decision) = lookup.port(&port) {
+                    if let Some(mut decision) = lookup.port(&port) {
+                        if decision.rule == OWN_RULE {
+                            decision.rule = entry.rule;
+                        }
                         return decision;
                     }
                 }

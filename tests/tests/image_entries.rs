@@ -3,7 +3,11 @@
 //!
 //! `ENFORCER_CASES` sets the number of trees tried.
 
-use std::{collections::BTreeMap, fmt::Write as _, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
+    sync::Arc,
+};
 
 use enforcer::{
     compile::{
@@ -15,7 +19,10 @@ use enforcer::{
         model::{Mode, Moment, Origin, PortMatch, PortRange, ResolvedPolicy, RuleAction},
     },
 };
-use enforcer_common::{Action, Decision, Direction, Reason, policy_key::PortKey};
+use enforcer_common::{
+    Action, Decision, Direction, Reason,
+    policy_key::{OWN_RULE, PortKey},
+};
 use proptest::{collection::vec, prelude::*};
 use tests::generate;
 
@@ -100,9 +107,18 @@ proptest! {
             let known = image.identities.contains_key(&key.peer);
             prop_assert!(known || key.peer == enforcer_common::identity::ANY, "{:?}", key);
         }
-        for (_, decision) in image.ports.iter() {
-            leads_back(&scenario.policy, &image, *decision)?;
+        let mut tables = BTreeSet::new();
+        for (_, entry) in image.policies.iter().filter(|(_, entry)| entry.lengths != 0) {
+            tables.insert(entry.table);
+            let table = image.ports.part(entry.table).expect("the table is there");
+            for (_, decision) in table.iter() {
+                let own = decision.rule == OWN_RULE;
+                let rule = if own { entry.rule } else { decision.rule };
+                leads_back(&scenario.policy, &image, Decision { rule, ..*decision })?;
+            }
         }
+        // And there is no table that no entry leads to.
+        prop_assert!(image.ports.parts().map(|(table, _)| table).eq(tables));
         for (prefix, (rule, _)) in &image.blocked {
             let rule = &image.rules[rule];
             let written = scenario.policy.node.blocked.iter();

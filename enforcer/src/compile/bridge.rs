@@ -315,6 +315,7 @@ mod tests {
             decision: Decision::new(Action::Deny, Reason::Rule, rule),
             table: 0,
             lengths: 0,
+            rule: 0,
         };
         let entries = entries.iter();
         entries

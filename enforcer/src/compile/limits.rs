@@ -173,6 +173,7 @@ mod tests {
             decision: Decision::new(Action::Deny, Reason::Isolation, 1),
             table: 0,
             lengths: 0,
+            rule: 0,
         };
         let net = |text: &&str| text.parse().expect("a prefix");
         Image {

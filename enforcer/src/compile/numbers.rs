@@ -113,9 +113,10 @@ impl Numbers {
     /// earlier ones too, so that a peer whose identity changes is judged right under either
     /// number.
     pub fn retire(&mut self, image: &Image) -> Retired {
-        let entries = image.policies.iter().map(|(_, entry)| entry.decision);
-        let decisions = entries.chain(image.ports.iter().map(|(_, decision)| *decision));
-        let mut rules: HashSet<u32> = decisions.map(|decision| decision.rule).collect();
+        let entries = image.policies.iter();
+        let named = entries.flat_map(|(_, entry)| [entry.decision.rule, entry.rule]);
+        let by_port = image.ports.iter().map(|(_, decision)| decision.rule);
+        let mut rules: HashSet<u32> = named.chain(by_port).collect();
         rules.extend(image.blocked.values().map(|(rule, _)| *rule));
         let identities: HashSet<u32> = (image.addresses.values())
             .chain(image.prefixes.values())
@@ -304,6 +305,7 @@ mod tests {
             decision: Decision::new(Action::Deny, Reason::Rule, rule),
             table: 0,
             lengths: 0,
+            rule: 0,
         };
         let key = |peer| PolicyKey { set: 1, peer };
         Image {

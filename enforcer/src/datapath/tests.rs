@@ -115,6 +115,7 @@ fn policy_at(version: u32, ifindex: u32, link: &str) -> Desired {
         decision: Decision::new(action, Reason::Rule, 1),
         table: 0,
         lengths: 0,
+        rule: 0,
     };
     let (refused, allowed) = (300 + version, 400 + version);
     let (egress, ingress) = (10 + version, 20 + version);

@@ -22,7 +22,7 @@ use super::{
 /// A hash element of the kernel: its header (`struct htab_elem` of Linux 6.18), then key and
 /// value, each rounded up to 8.
 const ELEMENT: usize = 48;
-const POLICY_ENTRY: usize = ELEMENT + 8 + 16;
+const POLICY_ENTRY: usize = ELEMENT + 8 + 24;
 const PORT_ENTRY: usize = ELEMENT + 8 + 8;
 
 /// How large an estate is.

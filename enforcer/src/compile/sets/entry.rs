@@ -1,6 +1,6 @@
 //! What a list of rules says of a peer: an entry, and its port table.
 
-use enforcer_common::policy_key::{PolicyEntry, PortKey};
+use enforcer_common::policy_key::{OWN_RULE, PolicyEntry, PortKey};
 use sha2::{Digest, Sha256};
 
 use super::{SetBuilder, shortened};
@@ -108,10 +108,18 @@ impl SetBuilder<'_> {
     ) -> Result<PolicyEntry, CompileError> {
         let decision = self.decision(default)?;
         let mut lengths = 0;
+        // The rule of the first port: what it decides, the table has by that name.
+        let mut rule = 0;
         let mut content = Vec::new();
         let mut digest = Sha256::new();
         for (protocol, first, last, outcome) in differing {
-            let decision = self.decision(*outcome)?;
+            let mut decision = self.decision(*outcome)?;
+            if rule == 0 {
+                rule = decision.rule;
+            }
+            if decision.rule == rule {
+                decision.rule = OWN_RULE;
+            }
             for (length, port) in ranges::prefixes(*first, *last) {
                 let key = PortKey::covering(0, *protocol, port, length);
                 lengths |= 1 << length;
@@ -135,6 +143,7 @@ impl SetBuilder<'_> {
             decision,
             table,
             lengths,
+            rule,
         })
     }
 }
