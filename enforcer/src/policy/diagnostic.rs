@@ -460,7 +460,7 @@ impl Collector {
 
 /// The candidate that `word` was probably meant to be: letters swapped, missing or wrong, or
 /// another case.
-pub(super) fn closest<'c>(
+pub(crate) fn closest<'c>(
     word: &str,
     candidates: impl IntoIterator<Item = &'c str>,
 ) -> Option<&'c str> {

@@ -38,7 +38,7 @@ use std::{
 };
 
 pub use diagnostic::{Code, PolicyDiagnostic, PolicyErrors, Position};
-pub(crate) use diagnostic::{Frame, cut, listed, printable};
+pub(crate) use diagnostic::{Frame, closest, cut, listed, printable};
 pub(crate) use document::{Node as DocumentNode, Value as DocumentValue};
 use kept::Kept;
 pub use loader::Loader;
@@ -328,6 +328,18 @@ mod tests {
             ("any", None, 0, 65535),
             ("{protocol: Any}", None, 0, 65535),
             ("icmp", Some(Protocol::ICMP), 0, 65535),
+            (
+                "8/icmp",
+                Some(Protocol::ICMP),
+                icmp_port(8, 0),
+                icmp_port(8, 255),
+            ),
+            (
+                "2.0/ICMPv6",
+                Some(Protocol::ICMPV6),
+                icmp_port(2, 0),
+                icmp_port(2, 0),
+            ),
             (
                 "{protocol: ICMP, type: 8}",
                 Some(Protocol::ICMP),

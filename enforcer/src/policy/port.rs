@@ -26,7 +26,7 @@ const NAMES: &[(&str, u8)] = &[
     ("VRRP", 112),
 ];
 
-const SHORTHANDS: &str = "`443/tcp`, `8000-8999/udp` or `icmp`";
+const SHORTHANDS: &str = "`443/tcp`, `8000-8999/udp`, `icmp` or `8/icmp`";
 
 /// For messages.
 pub(super) fn protocol_name(protocol: u8) -> String {
@@ -35,6 +35,35 @@ pub(super) fn protocol_name(protocol: u8) -> String {
         || format!("protocol {protocol}"),
         |(name, _)| (*name).to_owned(),
     )
+}
+
+/// What may be written as a protocol, but for numbers.
+fn names() -> impl Iterator<Item = &'static str> {
+    NAMES.iter().map(|(name, _)| *name).chain(["any"])
+}
+
+fn closest_name(text: &str) -> Option<&'static str> {
+    closest(text, names())
+}
+
+fn protocol_by_name(text: &str) -> Option<u8> {
+    let known = NAMES
+        .iter()
+        .find(|(name, _)| name.eq_ignore_ascii_case(text));
+    known.map(|(_, number)| *number)
+}
+
+fn protocol_number(text: &str) -> Option<u8> {
+    protocol_by_name(text).or_else(|| decimal(text).and_then(|number| u8::try_from(number).ok()))
+}
+
+/// The ports that stand for an ICMP type, with all its codes where none is written.
+fn icmp_range(protocol: u8, kind: u8, code: Option<u8>) -> PortRange {
+    PortRange {
+        protocol: Some(protocol),
+        first: icmp_port(kind, code.unwrap_or(0)),
+        last: icmp_port(kind, code.unwrap_or(u8::MAX)),
+    }
 }
 
 const fn is_icmp(protocol: u8) -> bool {
@@ -55,6 +84,7 @@ impl Reader<'_> {
         if let Value::Text(text) = &node.value {
             return match text.split_once('/') {
                 Some((name, protocol)) if is_port_name(name) => {
+                    self.protocol_last(node, name, protocol)?;
                     let protocol = self.protocol_word(node, protocol).ok_or(Reported)?;
                     self.with_ports(node, protocol).ok_or(Reported)?;
                     Ok(Some(NamedPortMatch {
@@ -172,19 +202,12 @@ impl Reader<'_> {
 
     /// A protocol by name or number.
     pub(super) fn protocol_word(&mut self, node: &Node, text: &str) -> Option<u8> {
-        let known = NAMES
-            .iter()
-            .find(|(name, _)| name.eq_ignore_ascii_case(text));
-        if let Some((_, number)) = known {
-            return Some(*number);
-        }
-        if let Some(number) = decimal(text).and_then(|number| u8::try_from(number).ok()) {
+        if let Some(number) = protocol_number(text) {
             return Some(number);
         }
-        let names = NAMES.iter().map(|(name, _)| *name).chain(["any"]);
-        let help = match closest(text, names.clone()) {
+        let help = match closest_name(text) {
             Some(meant) => format!("write `{meant}`"),
-            None => format!("write {}, or a number from 0 to 255", listed(names)),
+            None => format!("write {}, or a number from 0 to 255", listed(names())),
         };
         let message = format!("{} is not a protocol", quoted(text));
         self.error(Code::BadProtocol, node.at, message, help);
@@ -259,21 +282,18 @@ impl Reader<'_> {
             Some(node) => Some((self.byte(node, "`code`")?, node)),
             None => None,
         };
-        let (first, last) = match (kind, code) {
-            (None, None) => (0, u16::MAX),
+        match (kind, code) {
+            (None, None) => Some(PortRange {
+                protocol: Some(protocol),
+                ..PortRange::ANY
+            }),
             (None, Some((_, node))) => {
                 let help = "write the `type` that the code belongs to";
                 self.error(Code::MissingField, node.at, "`code` without `type`", help);
-                return None;
+                None
             }
-            (Some(kind), None) => (icmp_port(kind, 0), icmp_port(kind, u8::MAX)),
-            (Some(kind), Some((code, _))) => (icmp_port(kind, code), icmp_port(kind, code)),
-        };
-        Some(PortRange {
-            protocol: Some(protocol),
-            first,
-            last,
-        })
+            (Some(kind), code) => Some(icmp_range(protocol, kind, code.map(|(code, _)| code))),
+        }
     }
 
     fn byte(&mut self, node: &Node, what: &str) -> Option<u8> {
@@ -333,7 +353,7 @@ impl Reader<'_> {
         None
     }
 
-    /// `443/tcp`, `8000-8999/udp`, `icmp`, `any`.
+    /// `443/tcp`, `8000-8999/udp`, `icmp`, `8/icmp`, `3.4/icmp`, `any`.
     fn shorthand(&mut self, node: &Node, text: &str) -> Option<PortRange> {
         if text.eq_ignore_ascii_case("any") {
             return Some(PortRange::ANY);
@@ -344,7 +364,15 @@ impl Reader<'_> {
                 .all(|byte| byte.is_ascii_digit() || byte == b'-')
             {
                 let message = format!("{} does not say which protocol", quoted(text));
-                let help = format!("write {SHORTHANDS}");
+                let help =
+                    format!("write {SHORTHANDS}; a protocol by its number as `{{protocol: 132}}`");
+                self.error(Code::BadPort, node.at, message, help);
+                return None;
+            }
+            if protocol_number(text).is_none() && is_port_name(text) && closest_name(text).is_none()
+            {
+                let message = format!("{} is neither a protocol nor says which", quoted(text));
+                let help = format!("for a port that workloads call so, write `{text}/tcp`");
                 self.error(Code::BadPort, node.at, message, help);
                 return None;
             }
@@ -354,13 +382,17 @@ impl Reader<'_> {
                 ..PortRange::ANY
             });
         };
+        self.protocol_last(node, ports, protocol).ok()?;
         let protocol = self.protocol_word(node, protocol)?;
+        if is_icmp(protocol) {
+            return self.icmp_word(node, protocol, ports);
+        }
         if !Protocol::has_ports(protocol) {
             self.error(
                 Code::PortProtocol,
                 node.at,
                 format!("{} has no ports", protocol_name(protocol)),
-                format!("write {SHORTHANDS}; an ICMP type as `{{protocol: ICMP, type: 8}}`"),
+                format!("write {SHORTHANDS}"),
             );
             return None;
         }
@@ -370,6 +402,39 @@ impl Reader<'_> {
             first,
             last,
         })
+    }
+
+    /// Refuses `tcp/443` and `icmp/8`.
+    fn protocol_last(&mut self, node: &Node, ports: &str, protocol: &str) -> Result<(), Reported> {
+        let is_last = protocol_number(protocol).is_some_and(Protocol::has_ports)
+            || protocol_by_name(protocol).is_some();
+        if is_last || protocol_by_name(ports).is_none() {
+            return Ok(());
+        }
+        let message = format!(
+            "{} names the protocol first",
+            quoted(&format!("{ports}/{protocol}"))
+        );
+        let help = format!("write `{protocol}/{ports}`");
+        self.error(Code::BadPort, node.at, message, help);
+        Err(Reported)
+    }
+
+    /// `8` or `3.4`: an ICMP type, with its code.
+    fn icmp_word(&mut self, node: &Node, protocol: u8, text: &str) -> Option<PortRange> {
+        let byte = |text| decimal(text).and_then(|number| u8::try_from(number).ok());
+        let read = match text.split_once('.') {
+            None => byte(text).map(|kind| (kind, None)),
+            Some((kind, code)) => byte(kind)
+                .zip(byte(code))
+                .map(|(kind, code)| (kind, Some(code))),
+        };
+        if read.is_none() {
+            let message = format!("{} is not an ICMP type", quoted(text));
+            let help = "write the type as in `8/icmp`, or type and code as in `3.4/icmp`";
+            self.error(Code::BadIcmp, node.at, message, help);
+        }
+        read.map(|(kind, code)| icmp_range(protocol, kind, code))
     }
 
     /// A protocol that has ports.

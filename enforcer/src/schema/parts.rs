@@ -306,7 +306,7 @@ fn ports() -> Value {
     json!({
         "description": "Protocol and ports, as in 443/tcp.",
         "anyOf": [
-            { "type": "string", "pattern": "^([A-Za-z0-9-]+/)?[A-Za-z][A-Za-z0-9]*$", "examples": ["443/tcp", "8000-8999/udp", "icmp", "any"] },
+            { "type": "string", "pattern": "^(([A-Za-z0-9-]+|[0-9]+\\.[0-9]+)/)?[A-Za-z][A-Za-z0-9]*$", "examples": ["443/tcp", "8000-8999/udp", "icmp", "3.4/icmp", "any"] },
             object(
                 "Protocol and ports.",
                 json!({

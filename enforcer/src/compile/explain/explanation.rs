@@ -53,12 +53,21 @@ pub struct FlowQuery {
     pub port: u16,
 }
 
+fn meant(closest: Option<&str>) -> String {
+    closest.map_or_else(String::new, |name| format!(": did you mean `{name}`?"))
+}
+
 /// Why a flow cannot be explained.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum ExplainError {
     /// No such workload.
-    #[error("there is no workload {0} in the policy tree")]
-    NoSuchWorkload(WorkloadName),
+    #[error("there is no workload {name} in the policy tree{}", meant(.closest.as_deref()))]
+    NoSuchWorkload {
+        /// As it was asked for.
+        name: WorkloadName,
+        /// The one that was probably meant.
+        closest: Option<String>,
+    },
     /// The endpoint is not enforced here.
     #[error(
         "{0} has no endpoint on this node: ask about a workload that has a place (`cgroup:`, \

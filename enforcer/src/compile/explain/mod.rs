@@ -19,7 +19,10 @@ pub use self::words::{peer_in_words, ports_in_words};
 use super::elsewhere::ServiceAddress;
 use super::image::{Assurance, Identity, IdentitySubject, Image, RuleDirection, WorkloadName};
 use super::peers::Surroundings;
-use crate::policy::model::{Mode, Moment, Peer, Place, Policy, ResolvedPolicy, Workload};
+use crate::policy::{
+    closest,
+    model::{Mode, Moment, Peer, Place, Policy, ResolvedPolicy, Workload},
+};
 
 /// What a question is asked of: a policy and the image that was compiled from it.
 #[derive(Clone, Copy, Debug)]
@@ -199,9 +202,15 @@ impl Explainer<'_> {
         let found = found
             .ok()
             .or_else(|| workloads.iter().position(|w| key(w).is_eq()));
-        found
-            .map(|place| &*workloads[place])
-            .ok_or_else(|| ExplainError::NoSuchWorkload(name.clone()))
+        found.map(|place| &*workloads[place]).ok_or_else(|| {
+            let names: Vec<_> = workloads.iter().map(|w| name_of(w).to_string()).collect();
+            let asked = name.to_string();
+            let meant = closest(&asked, names.iter().map(String::as_str));
+            ExplainError::NoSuchWorkload {
+                name: name.clone(),
+                closest: meant.map(str::to_owned),
+            }
+        })
     }
 }
 
