@@ -23,6 +23,7 @@ pub mod narrator;
 pub mod observe;
 pub mod policy;
 pub mod policy_test;
+pub mod protocol_name;
 pub mod reconcile;
 pub mod registry;
 pub mod reject;

@@ -11,6 +11,7 @@ use crate::{
         image::WorkloadName,
     },
     policy::model::Mode,
+    protocol_name,
 };
 
 /// A new flow, described by who and where to.
@@ -51,20 +52,10 @@ pub enum QuestionError {
     NoService(String),
     /// The service is not understood.
     #[error(
-        "`{0}` is no port and protocol: write for example `5432/tcp`, `53/udp`, `8/icmp`, `128/icmpv6` or `*/47`"
+        "`{0}` is no port and protocol: write for example `5432/tcp`, `53/udp`, `8/icmp`, `128/icmpv6` or `*/gre`"
     )]
     Service(String),
 }
-
-/// Names and numbers of protocols that have names here.
-const PROTOCOLS: [(&str, u8); 6] = [
-    ("tcp", Protocol::TCP),
-    ("udp", Protocol::UDP),
-    ("icmp", Protocol::ICMP),
-    ("icmpv6", Protocol::ICMPV6),
-    ("sctp", Protocol::SCTP),
-    ("udplite", Protocol::UDPLITE),
-];
 
 impl FromStr for FlowQuestion {
     type Err = QuestionError;
@@ -149,8 +140,8 @@ impl FromStr for Service {
     fn from_str(text: &str) -> Result<Self, QuestionError> {
         let wrong = || QuestionError::Service(text.to_owned());
         let (port, protocol) = text.split_once('/').ok_or_else(wrong)?;
-        let protocol = match PROTOCOLS.iter().find(|(name, _)| *name == protocol) {
-            Some((_, number)) => *number,
+        let protocol = match protocol_name::number(protocol) {
+            Some(number) => number,
             None => protocol.parse().map_err(|_| wrong())?,
         };
         let is_icmp = matches!(protocol, Protocol::ICMP | Protocol::ICMPV6);
@@ -191,10 +182,7 @@ impl fmt::Display for Service {
             protocol if Protocol::has_ports(protocol) => write!(f, "{}/", self.port)?,
             _ => f.write_str("*/")?,
         }
-        match PROTOCOLS.iter().find(|(_, n)| *n == self.protocol) {
-            Some((name, _)) => f.write_str(name),
-            None => write!(f, "{}", self.protocol),
-        }
+        f.write_str(&protocol_name::text(self.protocol))
     }
 }
 
@@ -238,7 +226,8 @@ mod tests {
             "host -> world:443/tcp",
             "10.0.0.1 -> [2001:db8::1]:53/udp",
             "shop/web -> 10.0.0.1:8.0/icmp",
-            "shop/web -> host:*/47",
+            "shop/web -> host:*/gre",
+            "shop/web -> host:*/99",
         ] {
             let question: FlowQuestion = text.parse().unwrap();
             assert_eq!(question.to_string(), text);

@@ -3,7 +3,6 @@
 use std::{net::IpAddr, sync::Arc};
 
 use enforcer_common::{
-    Protocol,
     denied_entry::{DeniedEntry, DeniedKey},
     event::Event,
     identity,
@@ -20,6 +19,7 @@ use crate::{
         process::Processes,
         record::{FlowRecord, Process, RECORD_VERSION, RecordRule, Side, SideKind, Verdict},
     },
+    protocol_name,
 };
 
 /// Makes records. There is one in a daemon, because records are numbered and add up.
@@ -157,7 +157,9 @@ impl Enricher {
                 .map(|rule| record_rule(rule, commit)),
             workload,
             peer,
-            protocol: protocol_name(flow.protocol),
+            protocol: flow
+                .protocol
+                .map_or_else(|| UNKNOWN_PROTOCOL.to_owned(), protocol_name::text),
             tcp_flags: packet
                 .as_ref()
                 .and_then(|p| p.tcp_flags)
@@ -326,20 +328,8 @@ fn record_rule(rule: &RuleInfo, commit: Option<&Arc<str>>) -> RecordRule {
     }
 }
 
-/// The name of a protocol in records and filters.
-pub fn protocol_name(number: Option<u8>) -> String {
-    let name = match number {
-        None => "unknown",
-        Some(Protocol::TCP) => "tcp",
-        Some(Protocol::UDP) => "udp",
-        Some(Protocol::ICMP) => "icmp",
-        Some(Protocol::ICMPV6) => "icmpv6",
-        Some(Protocol::SCTP) => "sctp",
-        Some(Protocol::UDPLITE) => "udplite",
-        Some(other) => return other.to_string(),
-    };
-    name.to_owned()
-}
+/// How records call the protocol of what is no IP packet.
+pub const UNKNOWN_PROTOCOL: &str = "unknown";
 
 /// The flags' names (RFC 9293, 3.1), those that tell most first.
 fn tcp_flags_text(flags: u8) -> String {

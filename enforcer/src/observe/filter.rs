@@ -217,7 +217,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::observe::{enrich::protocol_name, fixtures, record::SideKind};
+    use crate::{
+        observe::{fixtures, record::SideKind},
+        protocol_name,
+    };
 
     fn matches(query: &str, record: &FlowRecord) -> bool {
         FlowQuery::from_url_query(query).unwrap().matches(record)
@@ -322,7 +325,7 @@ mod tests {
                 verdicts,
                 reasons: reasons.into_iter().map(ReasonName).collect(),
                 ports: ports.into_iter().map(|(a, b)| PortRange(a.min(b)..=a.max(b))).collect(),
-                protocols: protocols.into_iter().map(|n| ProtocolName(protocol_name((n != 0).then_some(n)))).collect(),
+                protocols: protocols.into_iter().map(|n| ProtocolName(protocol_name::text(n))).collect(),
                 direction: direction.map(|e| if e { RuleDirection::Egress } else { RuleDirection::Ingress }),
                 peers: peers.into_iter().map(|(a, l)| IpNet::new(a, l).unwrap()).collect(),
                 rules: rules.into_iter().map(|(namespace, policy, rule)| RulePattern { namespace, policy, rule }).collect(),

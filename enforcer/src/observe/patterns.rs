@@ -2,15 +2,16 @@
 
 use std::{fmt, net::IpAddr, ops::RangeInclusive, str::FromStr};
 
-use enforcer_common::{Protocol, Reason};
+use enforcer_common::Reason;
 use ipnet::IpNet;
 
 use crate::{
     compile::image::RuleDirection,
     observe::{
-        enrich::protocol_name,
+        enrich::UNKNOWN_PROTOCOL,
         record::{FlowRecord, Side, SideKind, Verdict},
     },
+    protocol_name,
 };
 
 /// `[NAMESPACE/]NAME`, or `host` for the host itself.
@@ -219,26 +220,15 @@ impl FromStr for ProtocolName {
 
     fn from_str(text: &str) -> Result<Self, String> {
         if let Ok(number) = text.parse::<u8>() {
-            return Ok(Self(protocol_name((number != 0).then_some(number))));
+            return Ok(Self(protocol_name::text(number)));
         }
-        let known = [
-            Protocol::TCP,
-            Protocol::UDP,
-            Protocol::ICMP,
-            Protocol::ICMPV6,
-            Protocol::SCTP,
-            Protocol::UDPLITE,
-        ]
-        .map(Some);
         let name = text.to_ascii_lowercase();
-        std::iter::once(None)
-            .chain(known)
-            .map(protocol_name)
-            .find(|n| *n == name)
-            .map(Self)
-            .ok_or_else(|| {
-                "write tcp, udp, icmp, icmpv6, sctp, udplite, unknown or a number".to_owned()
-            })
+        if name == UNKNOWN_PROTOCOL || protocol_name::number(&name).is_some() {
+            return Ok(Self(name));
+        }
+        let names: Vec<_> = protocol_name::spelled().collect();
+        let names = names.join(", ").to_ascii_lowercase();
+        Err(format!("write {names}, {UNKNOWN_PROTOCOL} or a number"))
     }
 }
 

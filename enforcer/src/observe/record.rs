@@ -42,7 +42,7 @@ pub struct FlowRecord {
     pub workload: Side,
     /// The other side.
     pub peer: Side,
-    /// `tcp`, `udp`, `icmp`, `icmpv6`, `sctp`, `udplite`, the IP protocol number in decimal, or
+    /// As [`crate::protocol_name`] has it in small letters, the IP protocol number in decimal, or
     /// `unknown` where the frame does not tell.
     pub protocol: String,
     /// TCP flags of the judged packet, as `SYN`, `SYN|ACK` and so on, or `none`; absent at the

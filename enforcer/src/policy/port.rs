@@ -9,52 +9,24 @@ use super::{
     name::is_port_name,
     reader::{Fields, Reader, Reported, quoted},
 };
-
-/// Protocols by name (IANA "Assigned Internet Protocol Numbers").
-const NAMES: &[(&str, u8)] = &[
-    ("TCP", Protocol::TCP),
-    ("UDP", Protocol::UDP),
-    ("SCTP", Protocol::SCTP),
-    ("ICMP", Protocol::ICMP),
-    ("ICMPv6", Protocol::ICMPV6),
-    ("UDPLite", Protocol::UDPLITE),
-    ("IGMP", 2),
-    ("IPIP", 4),
-    ("GRE", 47),
-    ("ESP", 50),
-    ("OSPF", 89),
-    ("VRRP", 112),
-];
+use crate::protocol_name;
 
 const SHORTHANDS: &str = "`443/tcp`, `8000-8999/udp`, `icmp` or `8/icmp`";
 
 /// For messages.
-pub(super) fn protocol_name(protocol: u8) -> String {
-    let known = NAMES.iter().find(|(_, number)| *number == protocol);
-    known.map_or_else(
-        || format!("protocol {protocol}"),
-        |(name, _)| (*name).to_owned(),
-    )
+fn in_words(protocol: u8) -> String {
+    protocol_name::spelling(protocol).map_or_else(|| format!("protocol {protocol}"), str::to_owned)
 }
 
 /// What may be written as a protocol, but for numbers.
-fn names() -> impl Iterator<Item = &'static str> {
-    NAMES.iter().map(|(name, _)| *name).chain(["any"])
+fn words() -> impl Iterator<Item = &'static str> {
+    protocol_name::spelled().chain(["any"])
 }
 
-fn closest_name(text: &str) -> Option<&'static str> {
-    closest(text, names())
-}
-
-fn protocol_by_name(text: &str) -> Option<u8> {
-    let known = NAMES
-        .iter()
-        .find(|(name, _)| name.eq_ignore_ascii_case(text));
-    known.map(|(_, number)| *number)
-}
-
+/// A protocol by name or number.
 fn protocol_number(text: &str) -> Option<u8> {
-    protocol_by_name(text).or_else(|| decimal(text).and_then(|number| u8::try_from(number).ok()))
+    let number = || decimal(text).and_then(|number| u8::try_from(number).ok());
+    protocol_name::number(text).or_else(number)
 }
 
 /// The ports that stand for an ICMP type, with all its codes where none is written.
@@ -205,9 +177,9 @@ impl Reader<'_> {
         if let Some(number) = protocol_number(text) {
             return Some(number);
         }
-        let help = match closest_name(text) {
+        let help = match closest(text, words()) {
             Some(meant) => format!("write `{meant}`"),
-            None => format!("write {}, or a number from 0 to 255", listed(names())),
+            None => format!("write {}, or a number from 0 to 255", listed(words())),
         };
         let message = format!("{} is not a protocol", quoted(text));
         self.error(Code::BadProtocol, node.at, message, help);
@@ -220,7 +192,7 @@ impl Reader<'_> {
                 self.error(
                     Code::PortProtocol,
                     at,
-                    format!("`{name}` with {}", protocol_name(protocol)),
+                    format!("`{name}` with {}", in_words(protocol)),
                     "types and codes are for ICMP and ICMPv6; write `port` for others",
                 );
                 return None;
@@ -234,7 +206,7 @@ impl Reader<'_> {
             self.error(
                 Code::PortProtocol,
                 node.at,
-                format!("{} has no ports", protocol_name(protocol)),
+                format!("{} has no ports", in_words(protocol)),
                 "remove `port` and `endPort`, or choose TCP, UDP, SCTP or UDPLite",
             );
             return None;
@@ -268,7 +240,7 @@ impl Reader<'_> {
             self.error(
                 Code::PortProtocol,
                 node.at,
-                format!("{} has no ports", protocol_name(protocol)),
+                format!("{} has no ports", in_words(protocol)),
                 "write `type`, and `code` where it matters: an echo request is type 8 in ICMP \
                  and 128 in ICMPv6",
             );
@@ -369,7 +341,9 @@ impl Reader<'_> {
                 self.error(Code::BadPort, node.at, message, help);
                 return None;
             }
-            if protocol_number(text).is_none() && is_port_name(text) && closest_name(text).is_none()
+            if protocol_number(text).is_none()
+                && is_port_name(text)
+                && closest(text, words()).is_none()
             {
                 let message = format!("{} is neither a protocol nor says which", quoted(text));
                 let help = format!("for a port that workloads call so, write `{text}/tcp`");
@@ -391,7 +365,7 @@ impl Reader<'_> {
             self.error(
                 Code::PortProtocol,
                 node.at,
-                format!("{} has no ports", protocol_name(protocol)),
+                format!("{} has no ports", in_words(protocol)),
                 format!("write {SHORTHANDS}"),
             );
             return None;
@@ -407,8 +381,8 @@ impl Reader<'_> {
     /// Refuses `tcp/443` and `icmp/8`.
     fn protocol_last(&mut self, node: &Node, ports: &str, protocol: &str) -> Result<(), Reported> {
         let is_last = protocol_number(protocol).is_some_and(Protocol::has_ports)
-            || protocol_by_name(protocol).is_some();
-        if is_last || protocol_by_name(ports).is_none() {
+            || protocol_name::number(protocol).is_some();
+        if is_last || protocol_name::number(ports).is_none() {
             return Ok(());
         }
         let message = format!(
@@ -448,7 +422,7 @@ impl Reader<'_> {
         if Protocol::has_ports(protocol) {
             return Some(protocol);
         }
-        let message = format!("{} has no ports", protocol_name(protocol));
+        let message = format!("{} has no ports", in_words(protocol));
         let help = "choose TCP, UDP, SCTP or UDPLite";
         self.error(Code::PortProtocol, node.at, message, help);
         None

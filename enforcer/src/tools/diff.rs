@@ -12,8 +12,8 @@ use super::{
 };
 use crate::{
     compile::explain::Answer,
-    observe::enrich::protocol_name,
     policy::model::{Mode, NodeSettings},
+    protocol_name,
 };
 
 /// Version of [`Difference`], in its field `version`.
@@ -149,7 +149,7 @@ pub fn diff(old: &Tree, new: &Tree) -> Difference {
                     services: stretches.iter().map(Service::to_string).collect(),
                     before: reach.view(0, *old, from, to),
                     after: reach.view(1, *new, from, to),
-                    other_than: besides.iter().map(|p| protocol_name(Some(*p))).collect(),
+                    other_than: besides.iter().map(|p| protocol_name::text(*p)).collect(),
                     stretches: stretches.clone(),
                     besides,
                 });

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt};
 
 use enforcer_common::Protocol;
 
-use crate::observe::enrich::protocol_name;
+use crate::protocol_name;
 
 /// A value for every protocol and port. Equal content is equal in form, too.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -138,7 +138,7 @@ impl fmt::Display for Service {
         let Some(protocol) = self.protocol else {
             return f.write_str("other");
         };
-        let name = protocol_name(Some(protocol));
+        let name = protocol_name::text(protocol);
         // Without ports, the whole range is all there is.
         if (self.first, self.last) == (0, u16::MAX) {
             return f.write_str(&name);
@@ -152,6 +152,20 @@ impl fmt::Display for Service {
             write!(f, "{first}/{name}")
         } else {
             write!(f, "{first}-{}/{name}", self.last)
+        }
+    }
+}
+
+impl Service {
+    /// As an item of a rule's `ports`.
+    pub fn in_policy(&self) -> String {
+        match self.protocol {
+            None => "any".to_owned(),
+            // A number alone would be a port.
+            Some(number) if protocol_name::name(number).is_none() => {
+                format!("{{protocol: {number}}}")
+            }
+            Some(_) => self.to_string(),
         }
     }
 }
@@ -185,7 +199,7 @@ pub fn in_words(services: &[Service], besides: &[u8]) -> String {
         None => {
             let names = besides
                 .iter()
-                .map(|protocol| protocol_name(Some(*protocol)));
+                .map(|protocol| protocol_name::text(*protocol));
             let names: Vec<_> = names.collect();
             format!("every protocol but {}", names.join(", "))
         }
@@ -250,6 +264,7 @@ mod tests {
         assert_eq!(text(Some(58), 0x8000, 0x80ff), "128/icmpv6");
         assert_eq!(text(Some(1), 0x0304, 0x05ff), "3.4-5.255/icmp");
         assert_eq!(text(None, 0, u16::MAX), "other");
-        assert_eq!(text(Some(47), 0, u16::MAX), "47");
+        assert_eq!(text(Some(47), 0, u16::MAX), "gre");
+        assert_eq!(text(Some(99), 0, u16::MAX), "99");
     }
 }

@@ -8,6 +8,7 @@ use super::explanation::Mismatch;
 use crate::policy::model::{
     LabelSelector, Moment, Peer, Policy, PortMatch, PortRange, Rule, Validity, WorkloadSelector,
 };
+use crate::protocol_name;
 
 /// Why a rule of a policy is not about a flow now.
 pub(super) fn in_words(mismatch: Mismatch, policy: &Policy, rule: &Rule, now: Moment) -> String {
@@ -196,13 +197,8 @@ fn range_text(f: &mut fmt::Formatter<'_>, range: PortRange) -> fmt::Result {
 }
 
 fn protocol_text(f: &mut fmt::Formatter<'_>, protocol: u8) -> fmt::Result {
-    match protocol {
-        Protocol::TCP => f.write_str("tcp"),
-        Protocol::UDP => f.write_str("udp"),
-        Protocol::SCTP => f.write_str("sctp"),
-        Protocol::UDPLITE => f.write_str("udplite"),
-        Protocol::ICMP => f.write_str("icmp"),
-        Protocol::ICMPV6 => f.write_str("icmpv6"),
-        other => write!(f, "protocol {other}"),
+    match protocol_name::name(protocol) {
+        Some(name) => f.write_str(name),
+        None => write!(f, "protocol {protocol}"),
     }
 }

@@ -25,6 +25,7 @@ use crate::{
     },
     observe::record::{FlowRecord, RecordRule, Side, SideKind, Verdict},
     policy::model::Labels,
+    protocol_name,
 };
 
 /// One side of a flow, as often as it was seen.
@@ -338,16 +339,7 @@ fn peer(side: &Side) -> Option<Who> {
 
 /// The number behind a name as in records.
 fn protocol_number(name: &str) -> Option<u8> {
-    let number = match name {
-        "tcp" => Protocol::TCP,
-        "udp" => Protocol::UDP,
-        "icmp" => Protocol::ICMP,
-        "icmpv6" => Protocol::ICMPV6,
-        "sctp" => Protocol::SCTP,
-        "udplite" => Protocol::UDPLITE,
-        other => return other.parse().ok(),
-    };
-    Some(number)
+    protocol_name::number(name).or_else(|| name.parse().ok())
 }
 
 /// A recorded verdict as the tools have it.

@@ -1,8 +1,7 @@
 //! Policies and groups as documents in canonical form.
 
-use std::{collections::BTreeMap, fmt::Write};
+use std::fmt::Write;
 
-use enforcer_common::Protocol;
 use ipnet::IpNet;
 
 use super::draft::{Draft, DraftGroup, ORIGIN};
@@ -14,7 +13,8 @@ use crate::{
             Tier, WorkloadSelector,
         },
     },
-    tools::recommend::yaml::scalar,
+    protocol_name,
+    tools::{recommend::yaml::scalar, services::Service},
 };
 
 /// A policy, and the group of its workloads where one selector cannot say who they are.
@@ -282,54 +282,20 @@ fn network(network: IpNet) -> String {
 fn port(ports: &PortMatch) -> String {
     match ports {
         PortMatch::Named(named) => match named.protocol {
-            Some(protocol) => format!("{}/{}", named.name, protocol_word(protocol)),
+            Some(protocol) => format!("{}/{}", named.name, protocol_name::text(protocol)),
             None => format!("{{protocol: any, port: {}}}", named.name),
         },
-        PortMatch::Range(PortRange { protocol: None, .. }) => "any".to_owned(),
         PortMatch::Range(PortRange {
-            protocol: Some(protocol),
+            protocol,
             first,
             last,
         }) => {
-            let word = protocol_word(*protocol);
-            if (*first, *last) == (0, u16::MAX) {
-                return if word.bytes().all(|byte| byte.is_ascii_digit()) {
-                    format!("{{protocol: {word}}}")
-                } else {
-                    word
-                };
-            }
-            if Protocol::has_ports(*protocol) {
-                return if first == last {
-                    format!("{first}/{word}")
-                } else {
-                    format!("{first}-{last}/{word}")
-                };
-            }
-            let name = if *protocol == Protocol::ICMP {
-                "ICMP"
-            } else {
-                "ICMPv6"
+            let service = Service {
+                protocol: *protocol,
+                first: *first,
+                last: *last,
             };
-            let [kind, code] = first.to_be_bytes();
-            if first == last {
-                format!("{{protocol: {name}, type: {kind}, code: {code}}}")
-            } else {
-                format!("{{protocol: {name}, type: {kind}}}")
-            }
+            service.in_policy()
         }
     }
-}
-
-fn protocol_word(protocol: u8) -> String {
-    let names = BTreeMap::from([
-        (Protocol::TCP, "tcp"),
-        (Protocol::UDP, "udp"),
-        (Protocol::SCTP, "sctp"),
-        (Protocol::UDPLITE, "udplite"),
-        (Protocol::ICMP, "icmp"),
-        (Protocol::ICMPV6, "icmpv6"),
-    ]);
-    let name = names.get(&protocol);
-    name.map_or_else(|| protocol.to_string(), |name| (*name).to_owned())
 }

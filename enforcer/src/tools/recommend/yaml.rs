@@ -2,13 +2,11 @@
 
 use std::fmt::Write;
 
-use enforcer_common::Protocol;
-
 use super::{Recommendation, RecommendedPeer, RecommendedPolicy, RecommendedRule, Subject};
 use crate::{
     compile::image::RuleDirection,
     policy::{API_VERSION, model::Labels},
-    tools::{flows::Tally, services::Service},
+    tools::flows::Tally,
 };
 
 /// All policies, each a document.
@@ -118,7 +116,7 @@ fn write_rule(
     }
     writeln!(out, "      ports:")?;
     for service in &rule.stretches {
-        writeln!(out, "        - {}", port(*service))?;
+        writeln!(out, "        - {}", service.in_policy())?;
     }
     Ok(())
 }
@@ -128,27 +126,6 @@ fn write_labels(out: &mut String, labels: &Labels, indent: usize) -> std::fmt::R
         writeln!(out, "{:indent$}{}: {}", "", scalar(key), scalar(value))?;
     }
     Ok(())
-}
-
-/// A port as the language writes it.
-fn port(service: Service) -> String {
-    let Some(protocol) = service.protocol else {
-        return "any".to_owned();
-    };
-    let whole = (service.first, service.last) == (0, u16::MAX);
-    match protocol {
-        Protocol::ICMP | Protocol::ICMPV6 if !whole => {
-            let [kind, code] = service.first.to_be_bytes();
-            let name = if protocol == Protocol::ICMP {
-                "ICMP"
-            } else {
-                "ICMPv6"
-            };
-            format!("{{protocol: {name}, type: {kind}, code: {code}}}")
-        }
-        _ if Protocol::has_ports(protocol) => service.to_string(),
-        _ => format!("{{protocol: {protocol}}}"),
-    }
 }
 
 fn seen(tally: &Tally) -> String {
