@@ -29,6 +29,7 @@ use crate::{
         attest::{self, AttestServer, AttestView, journal::Journal, leases::Leases},
         files::{self, FileSource},
         svid::Usage,
+        workload_api::server::WorkloadApiServer,
     },
     inventory::{Inventory, InventorySettings},
     kernel_handle::KernelHandle,
@@ -126,7 +127,24 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         bindings: bindings.clone(),
         journal: journal.clone(),
     };
+    // Everything that can be refused is taken before the first change to the kernel.
+    let (mut inventory, snapshots) = Inventory::start(InventorySettings {
+        cgroup_root: settings.datapath.cgroup_root.clone(),
+        ..InventorySettings::default()
+    })
+    .await
+    .context("cannot see what is on this host")?;
+    let workload_api = match &settings.workload_api {
+        Some(settings) => {
+            allow_many_connections();
+            let root = inventory.cgroup_root();
+            Some(WorkloadApiServer::bind(settings, root, journal.clone())?)
+        }
+        None => None,
+    };
+    let workload_api_view = workload_api.as_ref().map(WorkloadApiServer::view);
     let metrics = Arc::new(Metrics::new(MetricSources {
+        workload_api: workload_api_view.clone(),
         fleet: board.clone(),
         attestation: leases.is_some().then(|| view.clone()),
         kernel: Arc::new(kernel.clone()),
@@ -138,13 +156,6 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         answers: answers.clone(),
     }));
 
-    // Everything that can be refused is taken before the first change to the kernel.
-    let (mut inventory, snapshots) = Inventory::start(InventorySettings {
-        cgroup_root: settings.datapath.cgroup_root.clone(),
-        ..InventorySettings::default()
-    })
-    .await
-    .context("cannot see what is on this host")?;
     let metrics_server = match settings.metrics {
         Some(address) => Some(MetricsServer::bind(address).await?),
         None => None,
@@ -267,9 +278,10 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         tasks.spawn("fleet publisher", publisher.run(stop.clone()));
         tasks.spawn("fleet reader", reader.run(stop.clone()));
     }
-    let (domains_sender, domains) = watch::channel(Arc::from([]));
-    if let (Some(server), Some(leases), Some(attest)) = (attest_server, leases, &settings.attest) {
-        let source = FileSource::new(Some(attest.svid.clone()), Usage::Server);
+    if settings.attest.is_some() || settings.workload_api.is_some() {
+        let (domains_sender, domains) = watch::channel(Arc::from([]));
+        let own = settings.attest.as_ref().map(|attest| attest.svid.clone());
+        let source = FileSource::new(own, Usage::Server);
         tasks.spawn(
             "identity files",
             source.watch(domains, material_sender, stop.clone()),
@@ -278,6 +290,18 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
             "trust domains",
             follow_domains(in_force.clone(), domains_sender, stop.clone()),
         );
+    }
+    if let Some(server) = workload_api {
+        tasks.spawn(
+            "certificate authority",
+            server.issuer().follow(stop.clone()),
+        );
+        tasks.spawn(
+            "Workload API",
+            server.serve(in_force.clone(), material.clone(), stop.clone()),
+        );
+    }
+    if let (Some(server), Some(leases), Some(attest)) = (attest_server, leases, &settings.attest) {
         tasks.spawn(
             "lease keeper",
             leases
@@ -296,6 +320,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     }
     let router = routes::router(Sources {
         attestation: view,
+        workload_api: workload_api_view,
         fleet: board,
         settings,
         started,

@@ -3,8 +3,12 @@
 use std::{net::SocketAddr, path::PathBuf};
 
 use crate::{
-    api::access::Access, datapath::DatapathSettings, git::settings::GitSettings,
-    identity::attest::AttestSettings, policy::model::Mode, registry::settings::FleetSettings,
+    api::access::Access,
+    datapath::DatapathSettings,
+    git::settings::GitSettings,
+    identity::{attest::AttestSettings, workload_api::WorkloadApiSettings},
+    policy::model::Mode,
+    registry::settings::FleetSettings,
     sink::file::Rotation,
 };
 
@@ -30,6 +34,8 @@ pub struct Settings {
     pub metrics: Option<SocketAddr>,
     /// Attestation by mTLS.
     pub attest: Option<AttestSettings>,
+    /// The SPIFFE Workload API.
+    pub workload_api: Option<WorkloadApiSettings>,
     /// Name of the node.
     pub node: String,
     /// Where flow records are written.

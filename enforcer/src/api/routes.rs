@@ -34,7 +34,7 @@ use crate::{
         image::WorkloadName,
     },
     git::follow::{FetchWish, GitHandle},
-    identity::attest::AttestView,
+    identity::{attest::AttestView, workload_api::WorkloadApiView},
     observe::{
         clock::rfc3339,
         filter::FlowQuery,
@@ -86,6 +86,8 @@ pub struct Sources {
     pub history: Arc<History>,
     /// Attestation.
     pub attestation: AttestView,
+    /// The Workload API, where it is served.
+    pub workload_api: Option<WorkloadApiView>,
     /// The daemon stops: streams end.
     pub stop: CancellationToken,
 }
@@ -149,6 +151,11 @@ async fn status(State(sources): State<Sources>) -> Answer<Status> {
         health.ok &= shortfalls.is_empty();
         health.reasons.extend(shortfalls);
     }
+    let workload_api = sources.workload_api.as_ref().map(WorkloadApiView::status);
+    if let Some(problem) = workload_api.as_ref().and_then(|api| api.problem.clone()) {
+        health.ok = false;
+        health.reasons.push(problem);
+    }
     let uptime = OffsetDateTime::now_utc() - sources.started;
     Ok(Json(Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -163,6 +170,7 @@ async fn status(State(sources): State<Sources>) -> Answer<Status> {
         refused: now.refused.clone(),
         trial: now.trial.as_ref().map(|t| t.status(unix_milliseconds())),
         fleet,
+        workload_api,
         endpoints: now.endpoints.to_vec(),
         maps: kernel.maps,
         losses: kernel.losses,
@@ -352,6 +360,7 @@ mod tests {
             socket: socket.clone(),
             metrics: None,
             attest: None,
+            workload_api: None,
             node: "node1".into(),
             flow_log: FlowLog::Off,
             report_allowed: false,
@@ -392,6 +401,7 @@ mod tests {
                 bindings,
                 journal: Arc::default(),
             },
+            workload_api: None,
             settings: Arc::new(settings),
             started: OffsetDateTime::now_utc(),
             in_force: receiver,

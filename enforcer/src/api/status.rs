@@ -41,6 +41,9 @@ pub struct Status {
     /// The fleet, without its nodes (`GET /v1/nodes`); absent on one host.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fleet: Option<FleetStatus>,
+    /// The Workload API; absent where it is not served.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workload_api: Option<WorkloadApiStatus>,
     /// Endpoints of local workloads and of the host.
     pub endpoints: Vec<EndpointStatus>,
     /// How full the kernel maps are.
@@ -51,6 +54,22 @@ pub struct Status {
     pub features: Vec<FeatureStatus>,
     /// Where programs are attached, and by which way.
     pub attachments: Vec<AttachmentStatus>,
+}
+
+/// The Workload API.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkloadApiStatus {
+    /// Path of its socket.
+    pub socket: PathBuf,
+    /// Trust domain of the authority that issues.
+    pub trust_domain: String,
+    /// Until when the root that signs is valid: RFC 3339, UTC.
+    pub root_until: String,
+    /// Streams by which workloads follow their SVIDs and bundles.
+    pub streams: usize,
+    /// Why what is in the authority's folder now is not used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
 }
 
 /// Whether everything is as it should be.

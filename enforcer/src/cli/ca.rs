@@ -41,7 +41,7 @@ enum CaCommand {
 #[derive(Debug, Args)]
 struct FolderArgs {
     /// Folder of the authority. Its keys are readable by their owner only.
-    #[arg(long, value_name = "DIR", default_value = "/etc/enforcer/ca")]
+    #[arg(long, value_name = "DIR", default_value = ca::DEFAULT_FOLDER)]
     dir: PathBuf,
     /// File whose first line encrypts the keys at rest. It must be readable by its owner only.
     #[arg(long, value_name = "FILE")]

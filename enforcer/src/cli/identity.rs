@@ -41,7 +41,7 @@ enum IdentityCommand {
     Show(ShowArgs),
     /// List who is believed, and whose proof is bound to which endpoint.
     List(ListArgs),
-    /// Print the latest security events of attestation, oldest first.
+    /// Print the latest security events of attestation and of the Workload API, oldest first.
     Events(ListArgs),
 }
 
@@ -286,6 +286,15 @@ fn binding_row(endpoint: &EndpointStatus) -> Vec<String> {
     ]
 }
 
+/// Address and port, or the process of this host.
+fn source_of(event: &SecurityEvent) -> String {
+    match (&event.source, event.pid) {
+        (Some(source), _) => source.clone(),
+        (None, Some(pid)) => format!("process {pid}"),
+        (None, None) => "?".to_owned(),
+    }
+}
+
 fn events(args: &ListArgs, format: OutputFormat) -> anyhow::Result<Exit> {
     let client = args.socket.client();
     let events: Vec<SecurityEvent> = socket::block_on(client.get("/v1/identity/events"))??;
@@ -300,7 +309,7 @@ fn events(args: &ListArgs, format: OutputFormat) -> anyhow::Result<Exit> {
                 event.time,
                 event.event.name(),
                 event.reason,
-                event.source.as_deref().unwrap_or("?"),
+                source_of(event),
                 event.message
             )
         })

@@ -16,7 +16,12 @@ use crate::{
     daemon,
     datapath::{Capacities, DatapathSettings, XdpMode},
     git::{self, checkout::Checkout},
-    identity::{attest::AttestSettings, files::SvidFiles},
+    identity::{
+        attest::AttestSettings,
+        ca::{self, LONGEST_LEAF, SHORTEST_LEAF},
+        files::SvidFiles,
+        workload_api::WorkloadApiSettings,
+    },
     inventory, metrics,
     policy::model::Mode,
     settings::{FlowLog, Settings, SocketSettings, UplinkChoice},
@@ -82,6 +87,21 @@ pub struct RunArgs {
         default_value = "/etc/enforcer/identity/svid.key"
     )]
     pub svid_key: PathBuf,
+    /// Socket at which workloads of this host get their X.509-SVIDs by the SPIFFE Workload API, as
+    /// in /run/enforcer/workload.sock, or `off`. The kernel says who asks; the authority of --ca
+    /// issues.
+    #[arg(long, value_name = "PATH", default_value = "off")]
+    pub workload_api: PathOrOff,
+    /// Folder of the authority that `enforcer ca init` made. Watched.
+    #[arg(long, value_name = "DIR", default_value = ca::DEFAULT_FOLDER)]
+    pub ca: PathBuf,
+    /// File whose first line decrypts its key.
+    #[arg(long, value_name = "FILE")]
+    pub ca_passphrase_file: Option<PathBuf>,
+    /// How long what it issues to workloads is valid; a new one follows after half of it. At most
+    /// 168h.
+    #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = duration::parse)]
+    pub svid_lifetime: Duration,
     /// Name of this node in records and metrics. Without it: the host name.
     #[arg(long, value_name = "NAME")]
     pub node: Option<String>,
@@ -211,6 +231,18 @@ impl std::str::FromStr for PathOrWord {
     }
 }
 
+/// A path, or `off`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PathOrOff(pub Option<PathBuf>);
+
+impl std::str::FromStr for PathOrOff {
+    type Err = std::convert::Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Ok(Self((text != "off").then(|| text.into())))
+    }
+}
+
 /// An address, or `off`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AddressOrOff(pub Option<SocketAddr>);
@@ -337,6 +369,7 @@ impl RunArgs {
                 },
                 lease: self.attest_lease,
             }),
+            workload_api: self.workload_api()?,
             node: match &self.node {
                 Some(node) => node.clone(),
                 None => std::fs::read_to_string("/proc/sys/kernel/hostname")
@@ -360,6 +393,24 @@ impl RunArgs {
             reject_limit: self.reject_limit,
             fleet: self.fleet.settings()?,
         })
+    }
+}
+
+impl RunArgs {
+    fn workload_api(&self) -> anyhow::Result<Option<WorkloadApiSettings>> {
+        let Some(socket) = &self.workload_api.0 else {
+            return Ok(None);
+        };
+        if !(SHORTEST_LEAF..=LONGEST_LEAF).contains(&self.svid_lifetime) {
+            let (least, most) = (SHORTEST_LEAF.as_secs(), LONGEST_LEAF.as_secs() / 3_600);
+            bail!("--svid-lifetime: write a time from {least}s to {most}h");
+        }
+        Ok(Some(WorkloadApiSettings {
+            socket: std::path::absolute(socket)?,
+            authority: self.ca.clone(),
+            passphrase_file: self.ca_passphrase_file.clone(),
+            lifetime: self.svid_lifetime,
+        }))
     }
 }
 

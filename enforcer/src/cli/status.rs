@@ -70,6 +70,16 @@ fn render(status: &Status, out: &mut dyn Write) -> io::Result<()> {
     if let Some(fleet) = &status.fleet {
         nodes::summary(fleet, out)?;
     }
+    if let Some(api) = &status.workload_api {
+        writeln!(
+            out,
+            "identity  unix://{} issues for {} ({} streams, root valid until {})",
+            api.socket.display(),
+            api.trust_domain,
+            api.streams,
+            api.root_until
+        )?;
+    }
     policies(&status.policy, out)?;
     if let Some(trial) = &status.trial {
         writeln!(

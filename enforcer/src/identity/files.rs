@@ -171,13 +171,13 @@ pub fn channel() -> (watch::Sender<Arc<Material>>, MaterialWatch) {
 
 /// What shows that files are not what they were.
 #[derive(Debug, PartialEq, Eq)]
-struct Sight(Vec<Option<FileSight>>);
+pub(super) struct Sight(Vec<Option<FileSight>>);
 
 /// Device, inode, modification in seconds and nanoseconds, length.
 type FileSight = (u64, u64, i64, i64, u64);
 
 impl Sight {
-    fn of(paths: &[PathBuf]) -> Self {
+    pub(super) fn of(paths: &[PathBuf]) -> Self {
         let look = |path: &PathBuf| {
             let file = fs::metadata(path).ok()?;
             Some((

@@ -1,5 +1,6 @@
 //! Who somebody is, proven: X.509-SVIDs and what makes them believable, the embedded
-//! certificate authority, and attestation, which binds a proof to the endpoint that gave it.
+//! certificate authority, the SPIFFE Workload API, and attestation, which binds a proof to the
+//! endpoint that gave it.
 
 pub mod attest;
 pub mod binding;
@@ -14,3 +15,4 @@ pub mod serial;
 pub mod spiffe_id;
 pub mod svid;
 pub mod trust;
+pub mod workload_api;

@@ -419,6 +419,34 @@ fn cgroup2_mount(mountinfo: &[u8]) -> Option<PathBuf> {
     })
 }
 
+/// Where a directory of a cgroup v2 file system is in the hierarchy, as `/proc/PID/cgroup` writes
+/// it for this process. The path must be absolute and without links.
+pub fn path_in_hierarchy(directory: &Path) -> io::Result<String> {
+    let mounts = fs::read("/proc/self/mountinfo")?;
+    let found = mount_of(&mounts, directory);
+    found.ok_or_else(|| {
+        io::Error::other(format!("{} is in no cgroup v2 mount", directory.display()))
+    })
+}
+
+/// A directory's path in the hierarchy, by the nearest cgroup2 mount above it.
+fn mount_of(mountinfo: &[u8], directory: &Path) -> Option<String> {
+    let mounts = mountinfo.split(|b| *b == b'\n').filter_map(|line| {
+        let mut fields = line.split(|b| *b == b' ');
+        let (root, point) = (fields.nth(3)?, fields.next()?);
+        fields.find(|f| *f == b"-")?;
+        let point = unescape_octal(point);
+        (fields.next()? == b"cgroup2" && directory.starts_with(&point))
+            .then(|| (unescape_octal(root), point))
+    });
+    // Of two at one point the later one covers the other.
+    let (root, point) = mounts.max_by_key(|(_, point)| point.components().count())?;
+    let below = directory.strip_prefix(point).ok()?;
+    let path = root.join(below);
+    let path = path.to_str()?.trim_end_matches('/');
+    Some(if path.is_empty() { "/" } else { path }.to_owned())
+}
+
 /// Space, tab, newline and backslash are written `\ooo` in mountinfo.
 fn unescape_octal(field: &[u8]) -> PathBuf {
     let mut bytes = Vec::with_capacity(field.len());

@@ -5,7 +5,7 @@ use std::{
     fs::{self, File},
     io,
     os::{
-        fd::{AsRawFd, OwnedFd},
+        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
         unix::fs::MetadataExt,
     },
     path::{Path, PathBuf},
@@ -122,17 +122,27 @@ impl NamespaceFinder {
     /// Processes come and go while they are looked at: what cannot be opened is not it.
     fn open_if_numbered(&mut self, path: &Path, number: u32) -> Option<OwnedFd> {
         let namespace: OwnedFd = File::open(path).ok()?.into();
+        let found = self.number(namespace.as_fd()).ok()?;
+        (found == Some(number)).then_some(namespace)
+    }
+
+    /// The number that this namespace has for another one, as
+    /// [`super::Interface::peer_netns`] has it; `None` where no link leads there.
+    pub fn number_of(&mut self, namespace: BorrowedFd<'_>) -> io::Result<Option<i32>> {
+        let number = self.number(namespace)?;
+        // -1 is NETNSA_NSID_NOT_ASSIGNED.
+        Ok(number.and_then(|number| i32::try_from(number).ok()))
+    }
+
+    fn number(&mut self, namespace: BorrowedFd<'_>) -> io::Result<Option<u32>> {
         let mut body = vec![0; NSID_HEADER];
-        push_u32(
-            &mut body,
-            NETNSA_FD,
-            u32::try_from(namespace.as_raw_fd()).ok()?,
-        );
+        let fd = u32::try_from(namespace.as_raw_fd()).map_err(io::Error::other)?;
+        push_u32(&mut body, NETNSA_FD, fd);
         // What is not a network namespace is refused.
-        let answer = self.route.query(RTM_GETNSID, &body).ok()?;
-        attributes(answer.get(NSID_HEADER..)?)
-            .any(|(kind, value)| kind == NETNSA_NSID && u32_at(value, 0) == Some(number))
-            .then_some(namespace)
+        let answer = self.route.query(RTM_GETNSID, &body)?;
+        let mut found = attributes(answer.get(NSID_HEADER..).unwrap_or_default());
+        Ok(found
+            .find_map(|(kind, value)| (kind == NETNSA_NSID).then(|| u32_at(value, 0)).flatten()))
     }
 }
 

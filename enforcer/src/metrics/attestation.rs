@@ -1,6 +1,6 @@
-//! Proofs of identity.
+//! Proofs of identity, and what proofs are made with.
 
-use std::fmt;
+use std::{fmt, sync::atomic::Ordering};
 
 use prometheus_client::{
     collector::Collector,
@@ -8,7 +8,10 @@ use prometheus_client::{
 };
 
 use crate::{
-    identity::attest::AttestView,
+    identity::{
+        attest::{AttestView, journal::Subject},
+        workload_api::WorkloadApiView,
+    },
     metrics::kernel::{counter, gauge},
 };
 
@@ -29,7 +32,7 @@ impl Collector for AttestationCollector {
             "attestation_events",
             "Proofs that were bound, renewed, ended or refused, by reason",
         )?;
-        for (event, reason, count) in self.0.journal.counts() {
+        for (event, reason, count) in self.0.journal.counts(Subject::Attestation) {
             let event = event.name();
             metric
                 .encode_family(&EventLabels { event, reason })?
@@ -40,7 +43,10 @@ impl Collector for AttestationCollector {
             "attestation_events_suppressed",
             "Events of attestation that were counted but neither logged nor kept",
         )?
-        .encode_counter::<NoLabelSet, _, u64>(&self.0.journal.suppressed(), None)?;
+        .encode_counter::<NoLabelSet, _, u64>(
+            &self.0.journal.suppressed(Subject::Attestation),
+            None,
+        )?;
         let bindings = self.0.bindings.borrow().len();
         gauge(
             &mut encoder,
@@ -48,5 +54,47 @@ impl Collector for AttestationCollector {
             "Endpoints to which a proof of identity is bound",
         )?
         .encode_gauge(&i64::try_from(bindings).unwrap_or(i64::MAX))
+    }
+}
+
+/// Encodes the counts of the Workload API.
+#[derive(Debug)]
+pub(super) struct WorkloadApiCollector(pub(super) WorkloadApiView);
+
+impl Collector for WorkloadApiCollector {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), fmt::Error> {
+        let mut metric = counter(
+            &mut encoder,
+            "workload_api_events",
+            "SVIDs that were issued to workloads, and requests that were refused, by reason",
+        )?;
+        for (event, reason, count) in self.0.journal.counts(Subject::WorkloadApi) {
+            let event = event.name();
+            metric
+                .encode_family(&EventLabels { event, reason })?
+                .encode_counter::<NoLabelSet, _, u64>(&count, None)?;
+        }
+        counter(
+            &mut encoder,
+            "workload_api_events_suppressed",
+            "Events of the Workload API that were counted but neither logged nor kept",
+        )?
+        .encode_counter::<NoLabelSet, _, u64>(
+            &self.0.journal.suppressed(Subject::WorkloadApi),
+            None,
+        )?;
+        let streams = self.0.streams.load(Ordering::Relaxed);
+        gauge(
+            &mut encoder,
+            "workload_api_streams",
+            "Streams by which workloads follow their SVIDs and bundles",
+        )?
+        .encode_gauge(&i64::try_from(streams).unwrap_or(i64::MAX))?;
+        gauge(
+            &mut encoder,
+            "workload_api_root_not_after_seconds",
+            "Until when the root that signs is valid, in seconds of the Unix epoch",
+        )?
+        .encode_gauge(&self.0.roots.borrow().until)
     }
 }

@@ -23,9 +23,9 @@ use prometheus_client::{
 };
 
 use crate::{
-    identity::attest::AttestView,
+    identity::{attest::AttestView, workload_api::WorkloadApiView},
     metrics::{
-        attestation::AttestationCollector,
+        attestation::{AttestationCollector, WorkloadApiCollector},
         fleet::FleetCollector,
         git::{GitCollector, GitStats},
         kernel::KernelCollector,
@@ -65,6 +65,8 @@ pub struct MetricSources {
     pub fleet: Option<FleetBoard>,
     /// Attestation, where there is any.
     pub attestation: Option<AttestView>,
+    /// The Workload API, where it is served.
+    pub workload_api: Option<WorkloadApiView>,
 }
 
 /// All metrics of a daemon.
@@ -205,6 +207,9 @@ impl Metrics {
         }
         if let Some(view) = sources.attestation {
             ours.register_collector(Box::new(AttestationCollector(view)));
+        }
+        if let Some(view) = sources.workload_api {
+            ours.register_collector(Box::new(WorkloadApiCollector(view)));
         }
         ours.register_collector(Box::new(TelemetryCollector {
             pipeline: sources.pipeline,

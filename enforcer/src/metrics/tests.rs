@@ -41,6 +41,7 @@ fn with_kernel(kernel: Kernel) -> Metrics {
         pipeline: Arc::default(),
         history: History::new(1),
         attestation: None,
+        workload_api: None,
         sinks: vec![Arc::clone(sink.stats())],
         git: Some(Arc::new(git())),
         answers: Arc::default(),

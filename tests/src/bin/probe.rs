@@ -1,12 +1,12 @@
 //! Traffic inside the lab, in JSON lines.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Parser, Subcommand};
 use tests::probe::{
     churn,
     flow::{self, FlowProtocol, FlowSpec},
-    hold, link, mesh, serve, tell,
+    hold, link, mesh, serve, tell, workload_api,
 };
 
 #[derive(Parser)]
@@ -61,6 +61,19 @@ enum Command {
         /// Milliseconds between the flows of a thread.
         #[arg(long, default_value_t = 0)]
         pause: u64,
+    },
+    /// Follows the SPIFFE Workload API at a socket, as any workload would.
+    Svid {
+        #[arg(long)]
+        socket: PathBuf,
+        /// Where the latest SVID is written, in DER.
+        #[arg(long)]
+        out: Option<PathBuf>,
+    },
+    /// Connects to a socket, leaves the connection to a child and ends.
+    Bequeath {
+        #[arg(long)]
+        socket: PathBuf,
     },
     /// Sends the frames on standard input, in hex.
     Send {
@@ -140,6 +153,8 @@ fn main() -> anyhow::Result<()> {
             Duration::from_millis(timeout),
             Duration::from_millis(pause),
         ),
+        Command::Svid { socket, out } => workload_api::follow(&socket, out.as_deref()),
+        Command::Bequeath { socket } => workload_api::bequeath(&socket),
         Command::Send { link } => link::send(&link),
         Command::Flood {
             link,

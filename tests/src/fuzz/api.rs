@@ -80,6 +80,7 @@ impl Desk {
             },
             metrics: None,
             attest: None,
+            workload_api: None,
             node: "node".to_owned(),
             flow_log: FlowLog::Off,
             report_allowed: false,
@@ -97,6 +98,7 @@ impl Desk {
                 kernel: Arc::new(NoKernel),
                 git: None,
                 history: History::new(10),
+                workload_api: None,
                 attestation: AttestView {
                     material: enforcer::identity::files::channel().1,
                     bindings: watch::channel(Arc::default()).1,

@@ -9,6 +9,7 @@ pub mod link;
 pub mod mesh;
 pub mod sctp;
 pub mod serve;
+pub mod workload_api;
 
 use std::io::Write;
 

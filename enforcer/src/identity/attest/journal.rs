@@ -1,4 +1,5 @@
-//! Security events of attestation: counted exactly, logged and kept as far as there is room.
+//! Security events of attestation and of the Workload API: counted exactly, logged and kept as far
+//! as there is room.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -31,8 +32,31 @@ pub enum EventKind {
     Renew,
     /// A binding ended.
     End,
-    /// A connection or proof was refused.
+    /// A connection, proof or request was refused.
     Refuse,
+    /// An SVID was issued to a workload.
+    Issue,
+}
+
+/// At which door it happened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Subject {
+    /// Attestation by mTLS.
+    #[default]
+    Attestation,
+    /// The Workload API.
+    WorkloadApi,
+}
+
+impl Subject {
+    /// As people read it.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Attestation => "attestation",
+            Self::WorkloadApi => "Workload API",
+        }
+    }
 }
 
 impl EventKind {
@@ -43,6 +67,7 @@ impl EventKind {
             Self::Renew => "renew",
             Self::End => "end",
             Self::Refuse => "refuse",
+            Self::Issue => "issue",
         }
     }
 }
@@ -54,8 +79,8 @@ pub struct SecurityEvent {
     pub version: u32,
     /// RFC 3339, UTC.
     pub time: String,
-    /// Always `attestation`.
-    pub kind: String,
+    /// At which door it happened.
+    pub kind: Subject,
     /// What happened.
     pub event: EventKind,
     /// Why, as a code.
@@ -77,7 +102,7 @@ pub struct SecurityEvent {
     /// Address and port from which the connection came.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<String>,
-    /// The process that held the connection, where it is known.
+    /// The process that held the connection or asked, where it is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pid: Option<u32>,
 }
@@ -88,7 +113,7 @@ impl SecurityEvent {
         Self {
             version: EVENT_VERSION,
             time: rfc3339(OffsetDateTime::now_utc()),
-            kind: "attestation".to_owned(),
+            kind: Subject::Attestation,
             event,
             reason: reason.to_owned(),
             message: message.to_string(),
@@ -117,10 +142,11 @@ impl SecurityEvent {
 
 /// All events of a daemon.
 #[derive(Debug, Default)]
-pub struct Journal(Mutex<Inner>);
+pub struct Journal(Mutex<BTreeMap<Subject, Log>>);
 
+/// Each door has its own, so that a flood at one hides nothing of the other.
 #[derive(Debug, Default)]
-struct Inner {
+struct Log {
     counts: BTreeMap<(EventKind, String), u64>,
     kept: VecDeque<SecurityEvent>,
     window: Option<(Instant, u32)>,
@@ -130,54 +156,59 @@ struct Inner {
 impl Journal {
     /// Takes an event.
     pub fn note(&self, event: SecurityEvent) {
-        let mut inner = self.lock();
+        let mut logs = self.lock();
+        let log = logs.entry(event.kind).or_default();
         let key = (event.event, event.reason.clone());
-        *inner.counts.entry(key).or_default() += 1;
+        *log.counts.entry(key).or_default() += 1;
         let now = Instant::now();
-        let (began, taken) = match inner.window {
+        let (began, taken) = match log.window {
             Some((began, taken)) if now.duration_since(began) < WINDOW => (began, taken + 1),
             _ => (now, 1),
         };
-        inner.window = Some((began, taken));
+        log.window = Some((began, taken));
         if taken > MOST {
-            inner.suppressed += 1;
+            log.suppressed += 1;
             return;
         }
-        if inner.kept.len() == KEPT {
-            inner.kept.pop_front();
+        if log.kept.len() == KEPT {
+            log.kept.pop_front();
         }
         // Plain data with string keys always has a JSON form.
         let json = serde_json::to_string(&event).unwrap_or_default();
-        let (kind, message) = (event.event, event.message.clone());
-        inner.kept.push_back(event);
-        drop(inner);
+        let (subject, kind, message) = (event.kind.name(), event.event, event.message.clone());
+        log.kept.push_back(event);
+        drop(logs);
         if kind == EventKind::Refuse {
-            warn!(target: "enforcer::security", event = json, "attestation refused: {message}");
+            warn!(target: "enforcer::security", event = json, "{subject} refused: {message}");
         } else {
-            info!(target: "enforcer::security", event = json, "attestation: {message}");
+            info!(target: "enforcer::security", event = json, "{subject}: {message}");
         }
     }
 
-    /// How often what happened, by reason.
-    pub fn counts(&self) -> Vec<(EventKind, String, u64)> {
-        let inner = self.lock();
-        let counts = inner.counts.iter();
+    /// How often what happened at a door, by reason.
+    pub fn counts(&self, subject: Subject) -> Vec<(EventKind, String, u64)> {
+        let logs = self.lock();
+        let counts = logs.get(&subject).into_iter().flat_map(|log| &log.counts);
         counts
             .map(|((kind, reason), count)| (*kind, reason.clone(), *count))
             .collect()
     }
 
-    /// Events that were counted but neither logged nor kept.
-    pub fn suppressed(&self) -> u64 {
-        self.lock().suppressed
+    /// Events of a door that were counted but neither logged nor kept.
+    pub fn suppressed(&self, subject: Subject) -> u64 {
+        self.lock().get(&subject).map_or(0, |log| log.suppressed)
     }
 
     /// The latest events, oldest first.
     pub fn kept(&self) -> Vec<SecurityEvent> {
-        self.lock().kept.iter().cloned().collect()
+        let logs = self.lock();
+        let kept = logs.values().flat_map(|log| &log.kept);
+        let mut kept: Vec<_> = kept.cloned().collect();
+        kept.sort_by(|one, other| one.time.cmp(&other.time));
+        kept
     }
 
-    fn lock(&self) -> MutexGuard<'_, Inner> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Subject, Log>> {
         // Every change is complete at each step.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -190,17 +221,26 @@ mod tests {
     #[test]
     fn a_flood_is_counted_whole_and_kept_in_part() {
         let journal = Journal::default();
+        let event = SecurityEvent::new(EventKind::Refuse, "expired", "x");
         for _ in 0..1_000 {
-            journal.note(SecurityEvent::new(EventKind::Refuse, "expired", "x"));
+            journal.note(event.clone());
         }
-        assert_eq!(
-            journal.counts(),
-            [(EventKind::Refuse, "expired".to_owned(), 1_000)]
-        );
+        let expired = [(EventKind::Refuse, "expired".to_owned(), 1_000)];
+        assert_eq!(journal.counts(Subject::Attestation), expired);
         let kept = u64::try_from(journal.kept().len()).unwrap();
-        assert!(
-            kept <= 512 && kept + journal.suppressed() >= 1_000,
-            "{kept}"
-        );
+        let suppressed = journal.suppressed(Subject::Attestation);
+        assert!(kept <= 512 && kept + suppressed >= 1_000, "{kept}");
+        // Another door has room of its own.
+        journal.note(SecurityEvent {
+            kind: Subject::WorkloadApi,
+            ..event
+        });
+        let last = journal
+            .kept()
+            .into_iter()
+            .filter(|e| e.kind == Subject::WorkloadApi);
+        assert_eq!(last.count(), 1);
+        assert_eq!(journal.suppressed(Subject::WorkloadApi), 0);
+        assert_eq!(journal.counts(Subject::WorkloadApi).len(), 1);
     }
 }

@@ -228,7 +228,8 @@ fn interface_endpoint(
     origin(now, endpoint, None).ok_or_else(nobody)
 }
 
-fn origin(
+/// An endpoint of a workload, with the process that shows it.
+pub(in crate::identity) fn origin(
     now: &InForce,
     endpoint: &EndpointStatus,
     process: Option<ProvingProcess>,
@@ -280,7 +281,7 @@ pub fn source_of(arrival: &Arrival) -> Source {
 }
 
 /// A cgroup and those above it.
-fn ancestors(path: &str) -> impl Iterator<Item = &str> {
+pub(in crate::identity) fn ancestors(path: &str) -> impl Iterator<Item = &str> {
     std::iter::successors(Some(path), |path| match path.rsplit_once('/') {
         Some(("", "")) | None => None,
         Some(("", _)) => Some("/"),

@@ -39,6 +39,10 @@ use crate::state::atomic_file;
 const BACKDATED: time::Duration = time::Duration::seconds(30);
 /// How long a leaf is valid unless it is said.
 pub const LEAF_LIFETIME: Duration = Duration::from_hours(1);
+/// The shortest that the Workload API issues: time enough to renew it.
+pub const SHORTEST_LEAF: Duration = Duration::from_secs(4);
+/// Where an authority is unless it is said.
+pub const DEFAULT_FOLDER: &str = "/etc/enforcer/ca";
 /// How long it may be.
 pub const LONGEST_LEAF: Duration = Duration::from_hours(24 * 7);
 /// How long a root is valid unless it is said.
@@ -212,7 +216,15 @@ impl Authority {
         let domain = domain_of(&parsed)
             .ok_or_else(|| damaged("no trust domain is among its names".into()))?;
         let until = parsed.validity().not_after.timestamp();
-        let key = key_file::read(&folder.join("root.key"), passphrase)?;
+        let path = folder.join("root.key");
+        let key = key_file::read(&path, passphrase)?;
+        // Half of a rotation: what it signs nobody would believe.
+        if key.public_key_raw() != &*parsed.public_key().subject_public_key.data {
+            return Err(CaError::Damaged {
+                path,
+                reason: "it is not the key of root.pem".to_owned(),
+            });
+        }
         Ok(Self {
             folder: folder.to_owned(),
             certificate,
@@ -225,6 +237,11 @@ impl Authority {
     /// The trust domain.
     pub fn domain(&self) -> &TrustDomain {
         &self.domain
+    }
+
+    /// The root that signs.
+    pub fn certificate(&self) -> &CertificateDer<'static> {
+        &self.certificate
     }
 
     /// Second of the Unix epoch until which the root is valid.

@@ -156,6 +156,7 @@ impl Host {
             },
             metrics: None,
             attest: None,
+            workload_api: None,
             node: "node1".into(),
             flow_log: FlowLog::Off,
             report_allowed: false,
