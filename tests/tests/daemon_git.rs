@@ -36,8 +36,12 @@ struct GitScene {
 
 impl GitScene {
     fn new() -> Result<Self> {
+        Self::with_object_format("sha1")
+    }
+
+    fn with_object_format(format: &str) -> Result<Self> {
         let scene = Scene::new(OPEN)?;
-        let repository = Repository::create(&scene.lab)?;
+        let repository = Repository::with_object_format(&scene.lab, format)?;
         repository.write("policies/workloads.yaml", SHOP_WORKLOADS)?;
         let place = scene.shop.back.place("/system")?;
         let server = Some(GitServer::start(&place, &repository, 0)?);
@@ -135,6 +139,18 @@ fn a_new_commit_takes_effect_and_every_denial_names_it() -> Result<()> {
     assert_eq!(back.metric("enforcer_git_commit_info", &[&label])?, 1);
     assert!(back.metric("enforcer_git_last_fetch_timestamp_seconds", &[])? > 1_700_000_000);
     Ok(())
+}
+
+#[test]
+fn repositories_with_ids_by_sha256_are_followed_too() -> Result<()> {
+    let git = GitScene::with_object_format("sha256")?;
+    let first = git.policy(OPEN)?;
+    assert_eq!(first.len(), 64);
+    let back = git.daemon(&["--git-poll", "1s"])?;
+    wait_for_commit(&back, &first)?;
+    let second = git.policy(&closed())?;
+    wait_for_commit(&back, &second)?;
+    git.expect(Expect::Denied)
 }
 
 #[test]

@@ -140,11 +140,24 @@ impl Mirror {
             }
         }
         if !self.repository.join("HEAD").exists() {
-            let mut init = self.git_anywhere();
-            init.args(["init", "--quiet", "--bare", "--template=", "--"]);
-            init.arg(&self.repository);
-            self.succeed(init, Vec::new(), LOCAL).await?;
+            self.begin("sha1").await?;
         }
+        Ok(())
+    }
+
+    /// An empty mirror, in place of what there is.
+    async fn begin(&self, object_format: &str) -> Result<(), FetchError> {
+        match fs::remove_dir_all(&self.repository) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(FetchError::io("remove", &self.repository, &error));
+            }
+            _ => {}
+        }
+        let mut init = self.git_anywhere();
+        init.args(["init", "--quiet", "--bare", "--template="]);
+        init.arg(format!("--object-format={object_format}"));
+        init.arg("--").arg(&self.repository);
+        self.succeed(init, Vec::new(), LOCAL).await?;
         Ok(())
     }
 
@@ -167,6 +180,19 @@ impl Mirror {
     pub async fn fetch(&self) -> Result<String, FetchError> {
         self.prepare().await?;
         self.clean_up();
+        let mut fetched = self.fetch_once().await?;
+        // A mirror has the object format of its repository, which only the remote can tell.
+        if let Some(format) = object_format_of_remote(&fetched.stderr) {
+            self.begin(format).await?;
+            fetched = self.fetch_once().await?;
+        }
+        if !fetched.status.success() {
+            return Err(self.failed(&fetched));
+        }
+        self.resolve(TIP).await
+    }
+
+    async fn fetch_once(&self) -> Result<Finished, FetchError> {
         let remote = &self.settings.remote;
         let mut fetch = self.git();
         fetch
@@ -184,24 +210,20 @@ impl Mirror {
             time: self.settings.timeout,
             output: 1 << 20,
         };
-        let fetched = tokio::select! {
-            fetched = program::run(fetch, Vec::new(), bounds) => fetched?,
+        tokio::select! {
+            fetched = program::run(fetch, Vec::new(), bounds) => Ok(fetched?),
             () = self.grows_too_large() => {
                 self.shrink().await;
-                return Err(FetchError::new(
+                Err(FetchError::new(
                     FetchCause::TooLarge,
                     format!(
                         "the repository takes more than {} MiB: raise --git-max-size if that is \
                          meant",
                         self.settings.max_bytes >> 20
                     ),
-                ));
+                ))
             }
-        };
-        if !fetched.status.success() {
-            return Err(self.failed(&fetched));
         }
-        self.resolve(TIP).await
     }
 
     fn failed(&self, finished: &Finished) -> FetchError {
@@ -506,6 +528,15 @@ fn quoted(value: &str) -> String {
 }
 
 /// Bytes of all files below a directory.
+/// The object format of a remote that refuses that of the mirror.
+fn object_format_of_remote(complaint: &str) -> Option<&'static str> {
+    let (_, formats) = complaint.split_once("mismatched algorithms:")?;
+    let (_, server) = formats.split_once("server ")?;
+    ["sha1", "sha256"]
+        .into_iter()
+        .find(|format| server.lines().next() == Some(*format))
+}
+
 fn size_of(directory: &Path) -> u64 {
     let entries = fs::read_dir(directory).into_iter().flatten().flatten();
     let sizes = entries.map(|entry| match entry.metadata() {

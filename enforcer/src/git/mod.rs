@@ -21,4 +21,5 @@ pub mod remote;
 pub mod settings;
 pub mod signature;
 pub mod signers;
+mod unprivileged;
 pub mod webhook;

@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use super::unprivileged::without_capabilities;
 use nix::{
     sys::signal::{Signal, killpg},
     unistd::Pid,
@@ -92,8 +93,8 @@ pub enum RunError {
     },
 }
 
-/// A command without anything of our own environment but where programs and proxies are, and
-/// with a home directory in which nothing is.
+/// A command without anything of our own environment but where programs and proxies are, with a
+/// home directory in which nothing is, and without capabilities.
 pub fn command(program: &str, home: &Path) -> Command {
     let mut command = Command::new(program);
     command.env_clear().env("PATH", DEFAULT_PATH);
@@ -110,6 +111,7 @@ pub fn command(program: &str, home: &Path) -> Command {
         // With helpers of its own it is a group, which ends as a whole.
         .process_group(0)
         .kill_on_drop(true);
+    without_capabilities(&mut command);
     command
 }
 
@@ -320,6 +322,11 @@ mod tests {
         output: 1_000,
     };
 
+    const LARGE: Bounds = Bounds {
+        output: 10_000,
+        ..BOUNDS
+    };
+
     fn shell(script: &str) -> Command {
         let mut command = command("sh", Path::new("/"));
         command.args(["-c", script]);
@@ -361,6 +368,17 @@ mod tests {
         let text = String::from_utf8(finished.stdout).unwrap();
         assert!(text.contains("HOME=/\n"), "{text}");
         assert!(!text.contains("CARGO"), "{text}");
+    }
+
+    #[tokio::test]
+    async fn programs_have_no_capability_whoever_runs_them() {
+        let finished = run(shell("cat /proc/self/status"), Vec::new(), LARGE).await;
+        let text = String::from_utf8(finished.unwrap().stdout).unwrap();
+        for set in ["CapInh", "CapPrm", "CapEff", "CapAmb"] {
+            let line = format!("{set}:\t0000000000000000\n");
+            assert!(text.contains(&line), "{text}");
+        }
+        assert!(text.contains("NoNewPrivs:\t1\n"), "{text}");
     }
 
     #[test]

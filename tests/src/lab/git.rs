@@ -41,6 +41,11 @@ pub enum SigningKey {
 impl Repository {
     /// A new repository with the branch `main` and no commit.
     pub fn create(lab: &Lab) -> Result<Self> {
+        Self::with_object_format(lab, "sha1")
+    }
+
+    /// As [`Self::create`], with ids by `sha1` or `sha256`.
+    pub fn with_object_format(lab: &Lab, format: &str) -> Result<Self> {
         let folder = lab.folder().join("git");
         fs::create_dir_all(&folder)?;
         let repository = Self { folder };
@@ -49,7 +54,9 @@ impl Repository {
         fs::create_dir_all(&work)?;
         for (path, kind) in [(&bare, "--bare"), (&work, "--quiet")] {
             let path = path.to_str().context("path")?;
-            repository.git(&["init", "--quiet", "--initial-branch=main", kind, path])?;
+            let format = format!("--object-format={format}");
+            let init = ["init", "--quiet", "--initial-branch=main", &format];
+            repository.git(&[&init[..], &[kind, path]].concat())?;
         }
         repository.git(&["remote", "add", "origin", bare.to_str().context("path")?])?;
         Ok(repository)
