@@ -27,9 +27,12 @@ use crate::{
     },
     identity::{
         attest::{self, AttestServer, AttestView, journal::Journal, leases::Leases},
-        files::{self, FileSource},
+        files::{self, FileSource, IdentitySource},
         svid::Usage,
-        workload_api::server::WorkloadApiServer,
+        workload_api::{
+            client::{self, Provider},
+            server::WorkloadApiServer,
+        },
     },
     inventory::{Inventory, InventorySettings},
     kernel_handle::KernelHandle,
@@ -51,6 +54,7 @@ use crate::{
         sweep::{self, BrokenFlow},
     },
     registry::{
+        node_identity::NODE_PATH,
         status::FleetBoard,
         taking_part::{self, Part},
     },
@@ -142,9 +146,25 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         }
         None => None,
     };
+    let (identity_sender, identity_heard) = client::channel();
+    let provider = match &settings.identity {
+        IdentitySource::Provider(address) if settings.attest.is_some() => {
+            let provider = Provider {
+                address: address.clone(),
+                path: Some(format!("{NODE_PATH}{}", settings.node)),
+                usage: Usage::Server,
+                stats: Arc::default(),
+            };
+            Some((provider, identity_heard))
+        }
+        _ => None,
+    };
     let workload_api_view = workload_api.as_ref().map(WorkloadApiServer::view);
     let metrics = Arc::new(Metrics::new(MetricSources {
         workload_api: workload_api_view.clone(),
+        provider: provider
+            .as_ref()
+            .map(|(provider, _)| provider.stats.clone()),
         fleet: board.clone(),
         attestation: leases.is_some().then(|| view.clone()),
         kernel: Arc::new(kernel.clone()),
@@ -280,8 +300,21 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     }
     if settings.attest.is_some() || settings.workload_api.is_some() {
         let (domains_sender, domains) = watch::channel(Arc::from([]));
-        let own = settings.attest.as_ref().map(|attest| attest.svid.clone());
-        let source = FileSource::new(own, Usage::Server);
+        let source = match (&settings.identity, &provider) {
+            (IdentitySource::Provider(_), Some((_, provided))) => {
+                FileSource::of_provider(provided.clone(), Usage::Server)
+            }
+            (IdentitySource::Files(files), _) if settings.attest.is_some() => {
+                FileSource::new(Some(files.clone()), Usage::Server)
+            }
+            _ => FileSource::new(None, Usage::Server),
+        };
+        if let Some((provider, _)) = provider {
+            tasks.spawn(
+                "identity provider",
+                provider.follow(identity_sender, stop.clone()),
+            );
+        }
         tasks.spawn(
             "identity files",
             source.watch(domains, material_sender, stop.clone()),

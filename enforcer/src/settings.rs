@@ -6,7 +6,7 @@ use crate::{
     api::access::Access,
     datapath::DatapathSettings,
     git::settings::GitSettings,
-    identity::{attest::AttestSettings, workload_api::WorkloadApiSettings},
+    identity::{attest::AttestSettings, files::IdentitySource, workload_api::WorkloadApiSettings},
     policy::model::Mode,
     registry::settings::FleetSettings,
     sink::file::Rotation,
@@ -34,6 +34,8 @@ pub struct Settings {
     pub metrics: Option<SocketAddr>,
     /// Attestation by mTLS.
     pub attest: Option<AttestSettings>,
+    /// Where the daemon's own SVID comes from.
+    pub identity: IdentitySource,
     /// The SPIFFE Workload API.
     pub workload_api: Option<WorkloadApiSettings>,
     /// Name of the node.

@@ -4,7 +4,7 @@ use axum::{Json, extract::State};
 use serde::{Deserialize, Serialize};
 
 use super::{routes::Sources, status::EndpointStatus};
-use crate::identity::{attest::journal::SecurityEvent, svid::moment};
+use crate::identity::{attest::journal::SecurityEvent, files::IdentitySource, svid::moment};
 
 /// `GET /v1/identity`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -12,6 +12,8 @@ pub struct IdentityStatus {
     /// Where workloads attest; `None` where they cannot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub listen: Option<String>,
+    /// Where the daemon's own SVID comes from: `files`, or a server of the Workload API.
+    pub source: String,
     /// The daemon's own SVID.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub own: Option<OwnStatus>,
@@ -56,6 +58,10 @@ pub(super) async fn identity(State(sources): State<Sources>) -> Json<IdentitySta
     let bound = now.endpoints.iter().filter(|e| e.attested.is_some());
     let attest = sources.settings.attest.as_ref();
     Json(IdentityStatus {
+        source: match &sources.settings.identity {
+            IdentitySource::Files(_) => "files".to_owned(),
+            IdentitySource::Provider(address) => address.to_string(),
+        },
         listen: attest.map(|attest| attest.listen.to_string()),
         own,
         trust_domains: domains

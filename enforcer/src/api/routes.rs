@@ -360,6 +360,9 @@ mod tests {
             socket: socket.clone(),
             metrics: None,
             attest: None,
+            identity: crate::identity::files::IdentitySource::Provider(
+                "unix:/nowhere".parse().expect("an address"),
+            ),
             workload_api: None,
             node: "node1".into(),
             flow_log: FlowLog::Off,

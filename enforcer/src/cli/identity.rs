@@ -237,10 +237,10 @@ fn render_status(status: &IdentityStatus, out: &mut dyn Write) -> io::Result<()>
     match &status.own {
         Some(own) => writeln!(
             out,
-            "own SVID     {} ({}) until {}",
-            own.spiffe_id, own.serial, own.not_after
+            "own SVID     {} ({}) until {}, from {}",
+            own.spiffe_id, own.serial, own.not_after, status.source
         )?,
-        None => writeln!(out, "own SVID     none")?,
+        None => writeln!(out, "own SVID     none (from {})", status.source)?,
     }
     for domain in &status.trust_domains {
         writeln!(out, "believes     {} ({} roots)", domain.name, domain.roots)?;

@@ -19,8 +19,11 @@ use crate::{
     identity::{
         attest::AttestSettings,
         ca::{self, LONGEST_LEAF, SHORTEST_LEAF},
-        files::SvidFiles,
-        workload_api::WorkloadApiSettings,
+        files::{IdentitySource, SvidFiles},
+        workload_api::{
+            WorkloadApiSettings,
+            client::{ENDPOINT_VARIABLE, ProviderAddress},
+        },
     },
     inventory, metrics,
     policy::model::Mode,
@@ -73,6 +76,11 @@ pub struct RunArgs {
     /// Longest time that a proof holds without being renewed.
     #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = duration::parse)]
     pub attest_lease: Duration,
+    /// Where the X.509-SVID of this daemon comes from, and the bundles of trust domains without a
+    /// document: `files`, or a server of the SPIFFE Workload API, as in
+    /// unix:///run/spire/agent.sock.
+    #[arg(long, value_name = "SOURCE", default_value = "files", env = ENDPOINT_VARIABLE, hide_env_values = true)]
+    pub identity_from: ProviderOrFiles,
     /// X.509-SVID of this daemon in PEM, its intermediate certificates behind it. Watched.
     #[arg(
         long,
@@ -231,6 +239,21 @@ impl std::str::FromStr for PathOrWord {
     }
 }
 
+/// A server of the Workload API, or `files`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProviderOrFiles(pub Option<ProviderAddress>);
+
+impl std::str::FromStr for ProviderOrFiles {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Ok(Self(match text {
+            "files" => None,
+            address => Some(address.parse()?),
+        }))
+    }
+}
+
 /// A path, or `off`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PathOrOff(pub Option<PathBuf>);
@@ -363,12 +386,15 @@ impl RunArgs {
             metrics: self.metrics.0,
             attest: self.attest.0.map(|listen| AttestSettings {
                 listen,
-                svid: SvidFiles {
-                    certificate: self.svid.clone(),
-                    key: self.svid_key.clone(),
-                },
                 lease: self.attest_lease,
             }),
+            identity: match &self.identity_from.0 {
+                Some(provider) => IdentitySource::Provider(provider.clone()),
+                None => IdentitySource::Files(SvidFiles {
+                    certificate: self.svid.clone(),
+                    key: self.svid_key.clone(),
+                }),
+            },
             workload_api: self.workload_api()?,
             node: match &self.node {
                 Some(node) => node.clone(),

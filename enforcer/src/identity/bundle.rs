@@ -164,6 +164,19 @@ impl Revoked {
         Ok(file)
     }
 
+    /// Of CRLs in DER.
+    pub fn lists_of(lists: &[Vec<u8>]) -> Result<RevocationFile, BundleError> {
+        let read = |list: &Vec<u8>| {
+            let list = OwnedCertRevocationList::from_der(list);
+            list.map(Into::into)
+                .map_err(|e| BundleError::Revoked(e.to_string()))
+        };
+        Ok(RevocationFile {
+            serials: BTreeSet::new(),
+            lists: lists.iter().map(read).collect::<Result<_, _>>()?,
+        })
+    }
+
     /// Whether a serial number is listed by itself.
     pub fn has(&self, serial: &Serial) -> bool {
         self.serials.contains(serial) || self.file.serials.contains(serial)

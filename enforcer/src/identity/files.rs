@@ -4,6 +4,9 @@
 //! reached by links that a rotation turns round (Kubernetes, cert-manager, spiffe-helper), of
 //! which inotify tells nothing.
 //!
+//! Where the own SVID comes from a provider, so do the bundles of the trust domains that have no
+//! document of their own.
+//!
 //! A file that cannot be understood leaves what was read before in force, with a note; so does
 //! a missing list of what is revoked. A missing bundle is a bundle that was removed: nobody of
 //! its domain is believed any more.
@@ -31,6 +34,7 @@ use super::{
     spiffe_id::TrustDomain,
     svid::Usage,
     trust::{Trust, Trusted},
+    workload_api::client::{ProvidedWatch, ProviderAddress},
 };
 use crate::{
     cause::chain,
@@ -51,10 +55,20 @@ pub struct SvidFiles {
     pub key: PathBuf,
 }
 
+/// Where the daemon's own SVID comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum IdentitySource {
+    /// Files.
+    Files(SvidFiles),
+    /// A server of the SPIFFE Workload API.
+    Provider(ProviderAddress),
+}
+
 /// Reads files, and remembers what was good.
 #[derive(Debug)]
 pub struct FileSource {
     own: Option<SvidFiles>,
+    provider: Option<ProvidedWatch>,
     usage: Usage,
     known: BTreeMap<TrustDomain, Arc<Trusted>>,
     last: Material,
@@ -65,9 +79,18 @@ impl FileSource {
     pub fn new(own: Option<SvidFiles>, usage: Usage) -> Self {
         Self {
             own,
+            provider: None,
             usage,
             known: BTreeMap::new(),
             last: Material::default(),
+        }
+    }
+
+    /// With the own SVID of a provider, and its bundles.
+    pub fn of_provider(provider: ProvidedWatch, usage: Usage) -> Self {
+        Self {
+            provider: Some(provider),
+            ..Self::new(None, usage)
         }
     }
 
@@ -88,13 +111,23 @@ impl FileSource {
             }
         }
         self.known.clone_from(&known);
+        if let Some(provider) = &mut self.provider {
+            let provided = provider.borrow_and_update().clone();
+            // What a document says of a domain is what the operator says.
+            for (domain, trusted) in &provided.domains {
+                let known = known.entry(domain.clone());
+                known.or_insert_with(|| trusted.clone());
+            }
+            notes.extend(provided.note.clone());
+            self.last.own.clone_from(&provided.own);
+        }
         let own = match self.own.as_ref().map(|files| read_own(files, self.usage)) {
             Some(Ok(own)) => Some(Arc::new(own)),
             Some(Err(what)) => {
                 notes.push(what);
                 self.last.own.clone()
             }
-            None => None,
+            None => self.last.own.clone(),
         };
         self.last = Material {
             own,
@@ -118,6 +151,7 @@ impl FileSource {
             first = domains.changed() => first?,
         }
         domains.mark_changed();
+        let mut provider = self.provider.clone();
         let mut tick = interval(LOOK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut seen = None;
@@ -126,6 +160,7 @@ impl FileSource {
                 biased;
                 () = stop.cancelled() => return Ok(()),
                 Ok(()) = domains.changed() => {}
+                () = told(&mut provider) => seen = None,
                 _ = tick.tick() => {}
             }
             let wanted = domains.borrow_and_update().clone();
@@ -162,6 +197,16 @@ impl FileSource {
         }
         paths
     }
+}
+
+/// Waits until the provider has said something; for ever where there is none.
+async fn told(provider: &mut Option<ProvidedWatch>) {
+    if let Some(provider) = provider
+        && provider.changed().await.is_ok()
+    {
+        return;
+    }
+    std::future::pending::<()>().await;
 }
 
 /// A channel for what a source reads.
@@ -361,6 +406,57 @@ mod tests {
         assert_eq!(code(), ("good", 0));
         fs::remove_file(path.join("bundle.pem")).unwrap();
         assert_eq!(code(), ("unknown-domain", 1));
+    }
+
+    #[test]
+    fn a_document_stands_before_what_a_provider_says() {
+        use crate::identity::workload_api::client::{self, Provided};
+        let folder = tempfile::tempdir().unwrap();
+        let (declared, provided) = (Ca::root(ca_params("one")), Ca::root(ca_params("two")));
+        fs::write(folder.path().join("bundle.pem"), pem(&declared.certificate)).unwrap();
+        fs::write(folder.path().join("revoked"), "").unwrap();
+        let trusted = |root: &Ca| {
+            Arc::new(Trusted {
+                bundle: Bundle::from_der(vec![root.certificate.clone()]).unwrap(),
+                ..Trusted::default()
+            })
+        };
+        let (sender, receiver) = client::channel();
+        let mut source = FileSource::of_provider(receiver, Usage::Server);
+        let domains = settings(folder.path());
+        assert!(source.read(&domains).own.is_none());
+        let (leaf, key) = provided.issue(&leaf_params(&["spiffe://example.net/node"]));
+        let key = PrivateKeyDer::Pkcs8(key.serialized_der().to_vec().into());
+        let own = OwnSvid::new(vec![leaf], key, Usage::Server).unwrap();
+        let domain = |name: &str| name.parse::<TrustDomain>().unwrap();
+        sender.send_replace(Arc::new(Provided {
+            own: Some(Arc::new(own)),
+            domains: [
+                (domain("example.org"), trusted(&provided)),
+                (domain("example.net"), trusted(&provided)),
+            ]
+            .into(),
+            note: Some("late".into()),
+        }));
+        let material = source.read(&domains);
+        assert!(material.own.is_some());
+        assert_eq!(material.notes, ["late"]);
+        let known = material.trust.domains();
+        assert_eq!(known.len(), 2);
+        assert_eq!(
+            known[&domain("example.org")].bundle,
+            trusted(&declared).bundle
+        );
+        // It does not count as read from a file.
+        fs::remove_file(folder.path().join("bundle.pem")).unwrap();
+        let known = source.read(&domains).trust;
+        assert_eq!(
+            known.domains()[&domain("example.org")].bundle,
+            trusted(&provided).bundle
+        );
+        sender.send_replace(Arc::default());
+        let material = source.read(&domains);
+        assert!(material.own.is_none() && material.trust.domains().is_empty());
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! What proofs are made and judged with: the own SVID, and whom to believe. It comes from a
 //! *source* and changes while it is used (rotation, revocation). Whoever uses it holds the
-//! receiving end of a watch channel and asks it anew for each use; a source is whatever holds
-//! the sending end: files ([`super::files`]) today.
+//! receiving end of a watch channel and asks it anew for each use; who holds the sending end is
+//! [`super::files`], which has what files and documents say, and what a provider says beside them
+//! ([`super::workload_api::client`]).
 
 use std::sync::Arc;
 

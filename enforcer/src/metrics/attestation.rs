@@ -1,6 +1,9 @@
 //! Proofs of identity, and what proofs are made with.
 
-use std::{fmt, sync::atomic::Ordering};
+use std::{
+    fmt,
+    sync::{Arc, atomic::Ordering},
+};
 
 use prometheus_client::{
     collector::Collector,
@@ -10,7 +13,7 @@ use prometheus_client::{
 use crate::{
     identity::{
         attest::{AttestView, journal::Subject},
-        workload_api::WorkloadApiView,
+        workload_api::{WorkloadApiView, client::ProviderStats},
     },
     metrics::kernel::{counter, gauge},
 };
@@ -53,7 +56,44 @@ impl Collector for AttestationCollector {
             "attestation_bindings",
             "Endpoints to which a proof of identity is bound",
         )?
-        .encode_gauge(&i64::try_from(bindings).unwrap_or(i64::MAX))
+        .encode_gauge(&i64::try_from(bindings).unwrap_or(i64::MAX))?;
+        // Without one there is nothing to show.
+        let Some(own) = self.0.material.borrow().own.clone() else {
+            return Ok(());
+        };
+        gauge(
+            &mut encoder,
+            "identity_own_not_after_seconds",
+            "Until when the daemon's own SVID is valid, in seconds of the Unix epoch",
+        )?
+        .encode_gauge(&own.svid.not_after())
+    }
+}
+
+/// Encodes how it goes with the provider of the own SVID.
+#[derive(Debug)]
+pub(super) struct ProviderCollector(pub(super) Arc<ProviderStats>);
+
+impl Collector for ProviderCollector {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), fmt::Error> {
+        gauge(
+            &mut encoder,
+            "identity_provider_connected",
+            "1 while the provider of the daemon's own SVID is heard",
+        )?
+        .encode_gauge(&i64::from(self.0.connected.load(Ordering::Relaxed)))?;
+        counter(
+            &mut encoder,
+            "identity_provider_updates",
+            "SVIDs and bundles that came from the provider",
+        )?
+        .encode_counter::<NoLabelSet, _, u64>(&self.0.updates.load(Ordering::Relaxed), None)?;
+        counter(
+            &mut encoder,
+            "identity_provider_failures",
+            "Times that the provider was not there, refused, or was lost",
+        )?
+        .encode_counter::<NoLabelSet, _, u64>(&self.0.failures.load(Ordering::Relaxed), None)
     }
 }
 

@@ -23,9 +23,12 @@ use prometheus_client::{
 };
 
 use crate::{
-    identity::{attest::AttestView, workload_api::WorkloadApiView},
+    identity::{
+        attest::AttestView,
+        workload_api::{WorkloadApiView, client::ProviderStats},
+    },
     metrics::{
-        attestation::{AttestationCollector, WorkloadApiCollector},
+        attestation::{AttestationCollector, ProviderCollector, WorkloadApiCollector},
         fleet::FleetCollector,
         git::{GitCollector, GitStats},
         kernel::KernelCollector,
@@ -67,6 +70,8 @@ pub struct MetricSources {
     pub attestation: Option<AttestView>,
     /// The Workload API, where it is served.
     pub workload_api: Option<WorkloadApiView>,
+    /// The provider of the own SVID, where that is not files.
+    pub provider: Option<Arc<ProviderStats>>,
 }
 
 /// All metrics of a daemon.
@@ -207,6 +212,9 @@ impl Metrics {
         }
         if let Some(view) = sources.attestation {
             ours.register_collector(Box::new(AttestationCollector(view)));
+        }
+        if let Some(stats) = sources.provider {
+            ours.register_collector(Box::new(ProviderCollector(stats)));
         }
         if let Some(view) = sources.workload_api {
             ours.register_collector(Box::new(WorkloadApiCollector(view)));

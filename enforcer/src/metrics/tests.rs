@@ -42,6 +42,7 @@ fn with_kernel(kernel: Kernel) -> Metrics {
         history: History::new(1),
         attestation: None,
         workload_api: None,
+        provider: None,
         sinks: vec![Arc::clone(sink.stats())],
         git: Some(Arc::new(git())),
         answers: Arc::default(),

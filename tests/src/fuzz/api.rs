@@ -80,6 +80,9 @@ impl Desk {
             },
             metrics: None,
             attest: None,
+            identity: enforcer::identity::files::IdentitySource::Provider(
+                "unix:/nowhere".parse().expect("an address"),
+            ),
             workload_api: None,
             node: "node".to_owned(),
             flow_log: FlowLog::Off,

@@ -40,7 +40,7 @@ use self::{
     routes::{Connection, Sources},
     tls::ClientCheck,
 };
-use super::{binding::Bindings, files::SvidFiles, material::MaterialWatch};
+use super::{binding::Bindings, material::MaterialWatch};
 use crate::api::problem::{Problem, ProblemCode};
 
 /// Connections that there may be.
@@ -67,8 +67,6 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 pub struct AttestSettings {
     /// Where the daemon listens.
     pub listen: SocketAddr,
-    /// Its own SVID.
-    pub svid: SvidFiles,
     /// The longest lease.
     pub lease: Duration,
 }

@@ -3,10 +3,11 @@
 //! knowing a secret, because the kernel says who they are.
 //!
 //! `server` takes connections at a socket, `caller` says whose they are, `feed` is what they are
-//! told for as long as they listen, and `issuer` has it signed by the embedded authority. `wire`
-//! has the messages.
+//! told for as long as they listen, and `issuer` has it signed by the embedded authority. `client`
+//! is the other side: the daemon's own SVID from somebody else's server. `wire` has the messages.
 
 pub mod caller;
+pub mod client;
 mod feed;
 pub mod issuer;
 mod pidfd;
