@@ -31,6 +31,7 @@ use crate::{
         svid::Usage,
         workload_api::{
             client::{self, Provider},
+            memory::Memory,
             server::WorkloadApiServer,
         },
     },
@@ -146,25 +147,32 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         }
         None => None,
     };
-    let (identity_sender, identity_heard) = client::channel();
+    let memory = Memory::new(&settings.state_dir);
+    let (identity_sender, identity_heard) = client::channel(&memory);
     let provider = match &settings.identity {
-        IdentitySource::Provider(address) if settings.attest.is_some() => {
-            let provider = Provider {
-                address: address.clone(),
-                path: Some(format!("{NODE_PATH}{}", settings.node)),
-                usage: Usage::Server,
-                stats: Arc::default(),
-            };
-            Some((provider, identity_heard))
-        }
+        IdentitySource::Provider(address) if settings.needs_own_svid() => Some(Provider {
+            address: address.clone(),
+            path: Some(format!("{NODE_PATH}{}", settings.node)),
+            usage: Usage::Server,
+            stats: Arc::default(),
+            memory,
+        }),
         _ => None,
     };
+    let provider_stats = provider.as_ref().map(|provider| provider.stats.clone());
+    let from_provider = provider.as_ref().map(|_| identity_heard);
+    let mut tasks = Supervisor::default();
+    let stop = tasks.stop_token();
+    if let Some(provider) = provider {
+        tasks.spawn(
+            "identity provider",
+            provider.follow(identity_sender, stop.clone()),
+        );
+    }
     let workload_api_view = workload_api.as_ref().map(WorkloadApiServer::view);
     let metrics = Arc::new(Metrics::new(MetricSources {
         workload_api: workload_api_view.clone(),
-        provider: provider
-            .as_ref()
-            .map(|(provider, _)| provider.stats.clone()),
+        provider: provider_stats,
         fleet: board.clone(),
         attestation: leases.is_some().then(|| view.clone()),
         kernel: Arc::new(kernel.clone()),
@@ -185,8 +193,16 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let part = match (&settings.fleet, &board) {
         (Some(fleet), Some(board)) => {
             let (node, state) = (&settings.node, &settings.state_dir);
-            let part = taking_part::prepare(fleet, node, state, in_force.clone(), peers, board)?;
-            Some(part)
+            let part = taking_part::prepare(
+                fleet,
+                node,
+                state,
+                in_force.clone(),
+                peers,
+                board,
+                from_provider.clone(),
+            );
+            Some(part.await?)
         }
         _ => None,
     };
@@ -236,8 +252,6 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         },
     )?;
 
-    let mut tasks = Supervisor::default();
-    let stop = tasks.stop_token();
     tasks.spawn("policy loop", reconciler.run(stop.clone()));
     if let Some(tree_watch) = tree_watch {
         let stop = stop.clone();
@@ -298,23 +312,15 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         tasks.spawn("fleet publisher", publisher.run(stop.clone()));
         tasks.spawn("fleet reader", reader.run(stop.clone()));
     }
-    if settings.attest.is_some() || settings.workload_api.is_some() {
+    if settings.attest.is_some() || settings.workload_api.is_some() || from_provider.is_some() {
         let (domains_sender, domains) = watch::channel(Arc::from([]));
-        let source = match (&settings.identity, &provider) {
-            (IdentitySource::Provider(_), Some((_, provided))) => {
-                FileSource::of_provider(provided.clone(), Usage::Server)
-            }
-            (IdentitySource::Files(files), _) if settings.attest.is_some() => {
+        let source = match (&settings.identity, from_provider) {
+            (_, Some(provider)) => FileSource::of_provider(provider, Usage::Server),
+            (IdentitySource::Files(files), None) if settings.attest.is_some() => {
                 FileSource::new(Some(files.clone()), Usage::Server)
             }
             _ => FileSource::new(None, Usage::Server),
         };
-        if let Some((provider, _)) = provider {
-            tasks.spawn(
-                "identity provider",
-                provider.follow(identity_sender, stop.clone()),
-            );
-        }
         tasks.spawn(
             "identity files",
             source.watch(domains, material_sender, stop.clone()),

@@ -52,6 +52,14 @@ pub struct Settings {
     pub fleet: Option<FleetSettings>,
 }
 
+impl Settings {
+    /// Whether the daemon shows or signs anything by an SVID of its own from its identity source.
+    pub fn needs_own_svid(&self) -> bool {
+        let fleet = self.fleet.as_ref();
+        self.attest.is_some() || fleet.is_some_and(|fleet| fleet.identity.is_none())
+    }
+}
+
 /// Where the control socket is and who may use it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SocketSettings {

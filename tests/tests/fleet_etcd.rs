@@ -8,13 +8,14 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use enforcer::registry::{
-    node_identity::NodeIdentity,
+    node_identity::{NodeIdentity, node_id},
     record::NodeRecord,
     signed::{milliseconds, sign, verify},
 };
 use tests::lab::{
     Daemon, Expect, FlowProtocol, Lab, Process, Tree,
     fleet::{self, Fleet, LEASE, TRUST_DOMAIN, node, wait_for},
+    provider::Provider,
     shop::{Host, Party, Shop},
 };
 
@@ -182,6 +183,50 @@ fn a_workload_is_known_elsewhere_for_as_long_as_its_host_lives() -> Result<()> {
 }
 
 #[test]
+fn a_nodes_identity_may_come_from_a_provider_and_outlives_it() -> Result<()> {
+    let mut scene = Scene::new()?;
+    let (web, api) = (scene.shop.web.clone(), scene.shop.api.clone());
+    scene.serve(&api, 8080)?;
+    let back = scene.start(&scene.shop.back, &[API], &[])?;
+    let socket = scene.lab.folder().join("provider.sock");
+    let id = node_id(TRUST_DOMAIN, "front");
+    let nodes = &scene.fleet.nodes;
+    let svid = nodes.svid("provided", &id)?;
+    let provider = Provider::start(&socket, &id, &svid, &nodes.root())?;
+    let from = format!("unix://{}", socket.display());
+    let flags = ["--identity-from", &from];
+    let mut front = scene.start(&scene.shop.front, &[WEB], &flags)?;
+    // It hears, and is heard.
+    knows(&front, 1)?;
+    expect(&web, &api, 8080, Expect::Open)?;
+    wait_for(&back, "the other node is known", |s| {
+        node(s, "front").is_some()
+    })?;
+    let status = fleet::status(&front)?;
+    ensure!(status.spiffe_id == id, "{status:#?}");
+
+    // Without the provider it starts with what that said last: whom it knows, it knows on.
+    front.stop()?;
+    drop(provider);
+    front.launch()?;
+    front.wait_ready()?;
+    expect(&web, &api, 8080, Expect::Open)?;
+    let status = fleet::status(&front)?;
+    ensure!(status.workloads == 1, "{status:#?}");
+    // What is new is believed too; the own record needs the key, which nobody kept.
+    scene.tree(&scene.shop.back, &[API, DB])?;
+    knows(&front, 2)?;
+    wait_for(&front, "it says what is missing", |s| {
+        s.publish_problem
+            .as_ref()
+            .is_some_and(|p| p.contains("provider"))
+    })?;
+    let _provider = Provider::start(&socket, &id, &svid, &scene.fleet.nodes.root())?;
+    wait_for(&front, "it is published again", |s| s.published)?;
+    Ok(())
+}
+
+#[test]
 fn a_port_of_a_shared_address_tells_who_is_behind() -> Result<()> {
     let mut scene = Scene::new()?;
     let shop = scene.shop.clone();
@@ -286,10 +331,7 @@ fn nobody_can_speak_for_another_node() -> Result<()> {
     healed(3)?;
     // And by somebody whom nobody trusts, of the same name.
     let stranger = tests::lab::etcd::Authority::new(&scene.lab.folder().join("stranger"))?;
-    let files = stranger.svid(
-        "back",
-        &enforcer::registry::node_identity::node_id(TRUST_DOMAIN, "back"),
-    )?;
+    let files = stranger.svid("back", &node_id(TRUST_DOMAIN, "back"))?;
     let stranger = fleet::of_files(enforcer::registry::settings::NodeIdentitySettings {
         certificate: files.certificate,
         key: files.key,

@@ -20,7 +20,7 @@ const SHORTEST_LEASE: Duration = Duration::from_secs(2);
 pub struct FleetArgs {
     /// Members of the etcd cluster through which nodes learn of each other. Without it there is
     /// one host.
-    #[arg(long, value_name = "URL", value_delimiter = ',', requires_all = ["etcd_ca", "etcd_cert", "etcd_key", "node_cert", "node_key", "node_bundle"])]
+    #[arg(long, value_name = "URL", value_delimiter = ',', requires_all = ["etcd_ca", "etcd_cert", "etcd_key"])]
     pub etcd: Vec<String>,
     /// Certificates (PEM) of the authorities that sign those of the etcd members.
     #[arg(long, value_name = "FILE", requires = "etcd")]
@@ -35,14 +35,14 @@ pub struct FleetArgs {
     #[arg(long, value_name = "PREFIX", default_value = DEFAULT_PREFIX)]
     pub etcd_prefix: String,
     /// X.509-SVID (PEM) of this node, spiffe://TRUST-DOMAIN/enforcer/node/NAME, and intermediate
-    /// certificates. Read again when it is used.
-    #[arg(long, value_name = "FILE", requires = "etcd")]
+    /// certificates. Read again when it is used. Without it: that of --identity-from.
+    #[arg(long, value_name = "FILE", requires_all = ["etcd", "node_key", "node_bundle"])]
     pub node_cert: Option<PathBuf>,
     /// Key (PEM) of --node-cert.
-    #[arg(long, value_name = "FILE", requires = "etcd")]
+    #[arg(long, value_name = "FILE", requires = "node_cert")]
     pub node_key: Option<PathBuf>,
     /// Root certificates (PEM) of the trust domain of the nodes.
-    #[arg(long, value_name = "FILE", requires = "etcd")]
+    #[arg(long, value_name = "FILE", requires = "node_cert")]
     pub node_bundle: Option<PathBuf>,
     /// How long this node's workloads stay known to others after its last sign of life. Without
     /// it: 30s.
@@ -88,10 +88,13 @@ impl FleetArgs {
         else {
             bail!("--etcd needs --etcd-ca, --etcd-cert and --etcd-key");
         };
-        let (Some(node_cert), Some(node_key), Some(bundle)) =
-            (&self.node_cert, &self.node_key, &self.node_bundle)
-        else {
-            bail!("--etcd needs --node-cert, --node-key and --node-bundle");
+        let identity = match (&self.node_cert, &self.node_key, &self.node_bundle) {
+            (Some(certificate), Some(key), Some(bundle)) => Some(NodeIdentitySettings {
+                certificate: certificate.clone(),
+                key: key.clone(),
+                bundle: bundle.clone(),
+            }),
+            _ => None,
         };
         Ok(Some(FleetSettings {
             etcd: EtcdSettings {
@@ -101,11 +104,7 @@ impl FleetArgs {
                 key: key.clone(),
                 prefix: self.etcd_prefix.clone(),
             },
-            identity: NodeIdentitySettings {
-                certificate: node_cert.clone(),
-                key: node_key.clone(),
-                bundle: bundle.clone(),
-            },
+            identity,
             lease,
             keep: self.fleet_keep.unwrap_or(DEFAULT_KEEP),
             afterwards: match self.fleet_afterwards {

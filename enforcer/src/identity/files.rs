@@ -410,7 +410,10 @@ mod tests {
 
     #[test]
     fn a_document_stands_before_what_a_provider_says() {
-        use crate::identity::workload_api::client::{self, Provided};
+        use crate::identity::workload_api::{
+            client::{self, Provided},
+            memory::Memory,
+        };
         let folder = tempfile::tempdir().unwrap();
         let (declared, provided) = (Ca::root(ca_params("one")), Ca::root(ca_params("two")));
         fs::write(folder.path().join("bundle.pem"), pem(&declared.certificate)).unwrap();
@@ -421,7 +424,7 @@ mod tests {
                 ..Trusted::default()
             })
         };
-        let (sender, receiver) = client::channel();
+        let (sender, receiver) = client::channel(&Memory::new(folder.path()));
         let mut source = FileSource::of_provider(receiver, Usage::Server);
         let domains = settings(folder.path());
         assert!(source.read(&domains).own.is_none());
@@ -437,6 +440,7 @@ mod tests {
             ]
             .into(),
             note: Some("late".into()),
+            ..Provided::default()
         }));
         let material = source.read(&domains);
         assert!(material.own.is_some());

@@ -1,27 +1,37 @@
 //! Who a node is: an X.509-SVID with the SPIFFE ID `spiffe://TRUST-DOMAIN/enforcer/node/NAME`.
 
 use std::{
-    fs,
-    path::Path,
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
-use rustls::{SignatureScheme, crypto::aws_lc_rs::sign, sign::Signer};
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime, pem::PemObject};
-use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert, aws_lc_rs};
-use x509_parser::{extensions::GeneralName, prelude::FromDer};
-use zeroize::Zeroizing;
+use rustls::{SignatureScheme, sign::Signer};
+use rustls_pki_types::{CertificateDer, UnixTime};
 
 use super::settings::NodeIdentitySettings;
+use crate::identity::{
+    self,
+    bundle::Bundle,
+    files::{self, SvidFiles},
+    material::OwnSvid,
+    spiffe_id::{SpiffeId, SpiffeIdError},
+    svid::Usage,
+    trust::{Trust, Trusted},
+    workload_api::client::ProvidedWatch,
+};
 
 /// The path of a node's SPIFFE ID, before its name.
 pub const NODE_PATH: &str = "/enforcer/node/";
 
-/// Longest chain that is looked at.
-const LONGEST_CHAIN: usize = 5;
-
 /// Signs for this node, and knows whom other nodes' certificates prove.
 pub trait NodeIdentity: Send + Sync {
+    /// Who this node is, also while it has no SVID that it could show.
+    fn id(&self) -> Result<SpiffeId, IdentityError> {
+        let id = self.svid()?.leaf.spiffe_id;
+        id.parse()
+            .map_err(|error: SpiffeIdError| IdentityError(error.to_string()))
+    }
+
     /// What this node shows and signs with, as of now: it is renewed from time to time.
     fn svid(&self) -> Result<Svid, IdentityError>;
 
@@ -71,33 +81,19 @@ pub struct IdentityError(pub String);
 #[derive(Clone, Debug)]
 pub struct FileIdentity(pub NodeIdentitySettings);
 
+impl FileIdentity {
+    fn own(&self) -> Result<OwnSvid, IdentityError> {
+        let files = SvidFiles {
+            certificate: self.0.certificate.clone(),
+            key: self.0.key.clone(),
+        };
+        files::read_own(&files, Usage::Client).map_err(IdentityError)
+    }
+}
+
 impl NodeIdentity for FileIdentity {
     fn svid(&self) -> Result<Svid, IdentityError> {
-        let chain = certificates(&self.0.certificate)?;
-        let text = Zeroizing::new(read(&self.0.key)?);
-        let key = PrivateKeyDer::from_pem_slice(&text)
-            .map_err(|e| wrong(&self.0.key, &format!("no private key in PEM ({e})")))?;
-        let key = sign::any_supported_type(&key)
-            .map_err(|e| wrong(&self.0.key, &format!("a key that cannot be used ({e})")))?;
-        let signer = key
-            .choose_scheme(&[
-                SignatureScheme::ECDSA_NISTP256_SHA256,
-                SignatureScheme::ECDSA_NISTP384_SHA384,
-                SignatureScheme::ED25519,
-            ])
-            .ok_or_else(|| {
-                let help = "a key of another kind than ECDSA P-256, P-384 or Ed25519";
-                wrong(&self.0.key, help)
-            })?;
-        let leaf = chain
-            .first()
-            .ok_or_else(|| wrong(&self.0.certificate, "no certificate"))?;
-        let leaf = read_leaf(leaf)?;
-        Ok(Svid {
-            chain,
-            signer,
-            leaf,
-        })
+        svid_of(&self.own()?)
     }
 
     fn verify(
@@ -105,101 +101,91 @@ impl NodeIdentity for FileIdentity {
         chain: &[CertificateDer<'_>],
         at: SystemTime,
     ) -> Result<Proven, IdentityError> {
-        let roots = certificates(&self.0.bundle)?;
-        verify(&roots, chain, at)
+        let bundle = &self.0.bundle;
+        let roots = files::read_certificates(bundle).map_err(IdentityError)?;
+        let trusted = Trusted {
+            bundle: Bundle::from_der(roots).map_err(|error| {
+                IdentityError(format!("{} cannot be used: {error}", bundle.display()))
+            })?,
+            ..Trusted::default()
+        };
+        // Whose roots these are is not written in them: they are those of this node's domain.
+        let domain = self.own()?.svid.id().domain().clone();
+        verify(&Trust::new([(domain, Arc::new(trusted))].into()), chain, at)
     }
 }
 
-fn verify(
-    roots: &[CertificateDer<'_>],
-    chain: &[CertificateDer<'_>],
-    at: SystemTime,
-) -> Result<Proven, IdentityError> {
-    let Some((leaf, between)) = chain.split_first() else {
-        return Err(IdentityError("it shows no certificate".to_owned()));
-    };
-    if chain.len() > LONGEST_CHAIN {
-        let found = chain.len();
-        return Err(IdentityError(format!(
-            "it shows {found} certificates, more than {LONGEST_CHAIN}"
-        )));
+/// The identity that a provider gives this daemon, as it is now.
+#[derive(Clone, Debug)]
+pub struct ProviderIdentity(pub ProvidedWatch);
+
+impl NodeIdentity for ProviderIdentity {
+    fn id(&self) -> Result<SpiffeId, IdentityError> {
+        let id = self.0.borrow().id.clone();
+        id.ok_or_else(no_svid)
     }
-    let anchors: Vec<_> = roots
-        .iter()
-        .filter_map(|root| anchor_from_trusted_cert(root).ok())
-        .collect();
-    let refused = |error| IdentityError(format!("its certificate is not accepted ({error})"));
-    let end = EndEntityCert::try_from(leaf).map_err(refused)?;
-    let since = at
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap_or(Duration::ZERO);
-    end.verify_for_usage(
-        &[
-            aws_lc_rs::ECDSA_P256_SHA256,
-            aws_lc_rs::ECDSA_P384_SHA384,
-            aws_lc_rs::ED25519,
-        ],
-        &anchors,
-        between,
-        UnixTime::since_unix_epoch(since),
-        KeyUsage::client_auth(),
-        None,
-        None,
-    )
-    .map_err(refused)?;
-    read_leaf(leaf)
+
+    fn svid(&self) -> Result<Svid, IdentityError> {
+        let own = self.0.borrow().own.clone();
+        svid_of(&*own.ok_or_else(no_svid)?)
+    }
+
+    fn verify(
+        &self,
+        chain: &[CertificateDer<'_>],
+        at: SystemTime,
+    ) -> Result<Proven, IdentityError> {
+        let domains = self.0.borrow().domains.clone();
+        verify(&Trust::new(domains), chain, at)
+    }
 }
 
-/// The one URI among a leaf's names, and its end.
-fn read_leaf(leaf: &CertificateDer<'_>) -> Result<Proven, IdentityError> {
-    let (_, parsed) = x509_parser::certificate::X509Certificate::from_der(leaf)
-        .map_err(|e| IdentityError(format!("its certificate cannot be read ({e})")))?;
-    let names = parsed
-        .subject_alternative_name()
-        .map_err(|e| IdentityError(format!("its certificate cannot be read ({e})")))?;
-    let mut uris = names
-        .iter()
-        .flat_map(|names| &names.value.general_names)
-        .filter_map(|name| match name {
-            GeneralName::URI(uri) => Some(*uri),
-            _ => None,
-        });
-    let (Some(uri), None) = (uris.next(), uris.next()) else {
-        let text = "its certificate has not exactly one URI among its names";
-        return Err(IdentityError(text.to_owned()));
-    };
-    if !uri.starts_with("spiffe://") || parsed.is_ca() {
-        let text = "its certificate is no X.509-SVID of a workload";
-        return Err(IdentityError(text.to_owned()));
-    }
-    let until = u64::try_from(parsed.validity().not_after.timestamp()).unwrap_or(0);
-    Ok(Proven {
-        spiffe_id: uri.to_owned(),
-        until: SystemTime::UNIX_EPOCH + Duration::from_secs(until),
+fn no_svid() -> IdentityError {
+    let text = "the identity provider has given no SVID; `enforcer status` says why";
+    IdentityError(text.to_owned())
+}
+
+fn svid_of(own: &OwnSvid) -> Result<Svid, IdentityError> {
+    let signer = own.key.key.choose_scheme(&[
+        SignatureScheme::ECDSA_NISTP256_SHA256,
+        SignatureScheme::ECDSA_NISTP384_SHA384,
+        SignatureScheme::ED25519,
+    ]);
+    let signer = signer.ok_or_else(|| {
+        let text = "its key is of another kind than ECDSA P-256, P-384 or Ed25519";
+        IdentityError(text.to_owned())
+    })?;
+    Ok(Svid {
+        chain: own.svid.chain().to_vec(),
+        signer,
+        leaf: proven(&own.svid),
     })
 }
 
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, IdentityError> {
-    let text = read(path)?;
-    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
-    match certificates {
-        Ok(certificates) if !certificates.is_empty() => Ok(certificates),
-        Ok(_) => Err(wrong(path, "no certificate in PEM")),
-        Err(error) => Err(wrong(path, &format!("no certificates in PEM ({error})"))),
+fn verify(
+    trust: &Trust,
+    chain: &[CertificateDer<'_>],
+    at: SystemTime,
+) -> Result<Proven, IdentityError> {
+    let since = at.duration_since(SystemTime::UNIX_EPOCH);
+    let now = UnixTime::since_unix_epoch(since.unwrap_or_default());
+    match trust.verify(chain, Usage::Client, now) {
+        Ok(svid) => Ok(proven(&svid)),
+        Err(refusal) => Err(IdentityError(refusal.to_string())),
     }
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, IdentityError> {
-    fs::read(path).map_err(|e| IdentityError(format!("cannot read {} ({e})", path.display())))
-}
-
-fn wrong(path: &Path, what: &str) -> IdentityError {
-    IdentityError(format!("{} holds {what}", path.display()))
+fn proven(svid: &identity::svid::Svid) -> Proven {
+    let until = u64::try_from(svid.not_after()).unwrap_or(0);
+    Proven {
+        spiffe_id: svid.id().to_string(),
+        until: SystemTime::UNIX_EPOCH + Duration::from_secs(until),
+    }
 }
 
 #[cfg(test)]
 pub(super) mod tests {
-    use std::sync::Arc;
+    use std::fs;
 
     use rcgen::{
         BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
@@ -235,6 +221,7 @@ pub(super) mod tests {
             params.subject_alt_names = vec![SanType::URI(id.try_into().unwrap())];
             params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
             params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+            params.not_after = time::OffsetDateTime::now_utc() + time::Duration::days(1);
             let key = KeyPair::generate().unwrap();
             let leaf = params.signed_by(&key, &self.issuer).unwrap();
             let name = id.replace('/', "-");
@@ -264,8 +251,41 @@ pub(super) mod tests {
         let others = Authority::new();
         let other = others.node("a");
         assert!(other.verify(&svid.chain, SystemTime::now()).is_err());
-        let long_after = SystemTime::now() + Duration::from_hours(24 * 365 * 5000);
+        let long_after = SystemTime::now() + Duration::from_hours(24 * 365);
         assert!(a.verify(&svid.chain, long_after).is_err());
         assert!(a.verify(&[], SystemTime::now()).is_err());
+    }
+
+    #[test]
+    fn what_a_provider_gives_is_as_good_and_remembered_without_a_key() {
+        use crate::identity::workload_api::client::Provided;
+        let authority = Authority::new();
+        let a = authority.node("a");
+        let nothing = tokio::sync::watch::channel(Arc::<Provided>::default());
+        let identity = ProviderIdentity(nothing.1);
+        assert!(identity.id().is_err() && identity.svid().is_err());
+        let own = a.own().unwrap();
+        let roots = files::read_certificates(&a.0.bundle).unwrap();
+        let trusted = Trusted {
+            bundle: Bundle::from_der(roots).unwrap(),
+            ..Trusted::default()
+        };
+        let mut provided = Provided {
+            id: Some(own.svid.id().clone()),
+            own: Some(Arc::new(own)),
+            domains: [("example.org".parse().unwrap(), Arc::new(trusted))].into(),
+            note: None,
+        };
+        nothing.0.send_replace(Arc::new(provided.clone()));
+        let shown = identity.svid().unwrap();
+        let proven = a.verify(&shown.chain, SystemTime::now()).unwrap();
+        assert_eq!(proven.spiffe_id, identity.id().unwrap().to_string());
+        identity.verify(&shown.chain, SystemTime::now()).unwrap();
+        let stranger = Authority::new().node("a").svid().unwrap();
+        assert!(identity.verify(&stranger.chain, SystemTime::now()).is_err());
+        provided.own = None;
+        nothing.0.send_replace(Arc::new(provided));
+        assert!(identity.id().is_ok() && identity.svid().is_err());
+        identity.verify(&shown.chain, SystemTime::now()).unwrap();
     }
 }

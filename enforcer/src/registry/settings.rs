@@ -8,8 +8,8 @@ use std::{path::PathBuf, time::Duration};
 pub struct FleetSettings {
     /// Where the registry is.
     pub etcd: EtcdSettings,
-    /// Who this node is.
-    pub identity: NodeIdentitySettings,
+    /// Who this node is, if not by the provider of the daemon's own SVID.
+    pub identity: Option<NodeIdentitySettings>,
     /// How long this node's record outlives its last sign of life.
     pub lease: Duration,
     /// For how long the others' records hold while the registry cannot be reached.

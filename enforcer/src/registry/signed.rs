@@ -204,7 +204,7 @@ mod tests {
         // Of another trust domain, by the same authority.
         let elsewhere = authority.issue("spiffe://other.org/enforcer/node/a");
         let foreign = sign(&record("a", 7), &elsewhere.svid().unwrap()).unwrap();
-        assert_eq!(check(&foreign, "a").unwrap_err().code(), "other-node");
+        assert_eq!(check(&foreign, "a").unwrap_err().code(), "untrusted");
         // Of a workload, whatever it is called.
         let workload = authority.issue("spiffe://example.org/a");
         let bytes = sign(&record("a", 7), &workload.svid().unwrap()).unwrap();

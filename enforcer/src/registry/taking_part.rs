@@ -3,20 +3,23 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 use time::OffsetDateTime;
-use tokio::sync::watch;
+use tokio::{sync::watch, time::timeout};
 
 use super::{
     Registry,
     copies::Copies,
     etcd::EtcdRegistry,
     fleet::Fleet,
-    node_identity::{FileIdentity, NodeIdentity, node_id},
+    node_identity::{FileIdentity, NodeIdentity, ProviderIdentity, node_id},
     publisher::Publisher,
     reader::{Heard, OwnRecord, Reader},
     settings::FleetSettings,
     status::FleetBoard,
 };
-use crate::{compile::elsewhere::Elsewhere, observe::clock::rfc3339, reconcile::in_force::InForce};
+use crate::{
+    compile::elsewhere::Elsewhere, identity::workload_api::client::ProvidedWatch,
+    observe::clock::rfc3339, reconcile::in_force::InForce,
+};
 
 /// The tasks, and what others know of them.
 pub struct Part {
@@ -26,9 +29,15 @@ pub struct Part {
     pub reader: Reader,
 }
 
+/// How long the start waits for an identity provider that never said who this node is.
+const PATIENCE: Duration = Duration::from_secs(15);
+
 /// Why this node cannot take part.
 #[derive(Debug, thiserror::Error)]
 pub enum PartError {
+    /// Nowhere to have an identity from.
+    #[error("--etcd needs --node-cert, --node-key and --node-bundle, or --identity-from")]
+    NoSource,
     /// Its certificate or key cannot be used.
     #[error("this node cannot take part in the fleet: {0}")]
     Identity(String),
@@ -49,20 +58,37 @@ pub enum PartError {
 
 /// Prepares to take part. `state`: the state directory. What the last daemon knew is told to
 /// `peers` at once.
-pub fn prepare(
+pub async fn prepare(
     settings: &FleetSettings,
     node: &str,
     state: &Path,
     in_force: watch::Receiver<Arc<InForce>>,
     peers: watch::Sender<Arc<Elsewhere>>,
     board: &FleetBoard,
+    provider: Option<ProvidedWatch>,
 ) -> Result<Part, PartError> {
-    let identity: Arc<dyn NodeIdentity> = Arc::new(FileIdentity(settings.identity.clone()));
+    let identity: Arc<dyn NodeIdentity> = match (&settings.identity, provider) {
+        (Some(files), _) => Arc::new(FileIdentity(files.clone())),
+        (None, Some(provider)) => {
+            first(provider.clone()).await;
+            Arc::new(ProviderIdentity(provider))
+        }
+        (None, None) => return Err(PartError::NoSource),
+    };
     let registry = EtcdRegistry::new(settings.etcd.clone(), node, settings.lease);
     let part = part(
         settings, node, state, in_force, peers, board, identity, registry,
     )?;
     Ok(part)
+}
+
+/// Waits until a provider has said who this node is, or has said it to a former run.
+async fn first(mut provider: ProvidedWatch) {
+    let _ = timeout(
+        PATIENCE,
+        provider.wait_for(|provided| provided.id.is_some()),
+    )
+    .await;
 }
 
 /// As [`prepare`], with any registry and identity.
@@ -80,13 +106,13 @@ pub fn part(
     identity: Arc<dyn NodeIdentity>,
     registry: Arc<dyn Registry>,
 ) -> Result<Part, PartError> {
-    let svid = identity.svid();
-    let leaf = svid.map_err(|e| PartError::Identity(e.to_string()))?.leaf;
-    let domain = leaf.trust_domain().to_owned();
+    let id = identity.id();
+    let id = id.map_err(|e| PartError::Identity(e.to_string()))?;
+    let domain = id.domain().to_string();
     let wanted = node_id(&domain, node);
-    if leaf.spiffe_id != wanted {
+    if id.to_string() != wanted {
         return Err(PartError::OtherName {
-            found: leaf.spiffe_id,
+            found: id.to_string(),
             node: node.to_owned(),
             wanted,
         });

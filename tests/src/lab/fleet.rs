@@ -89,9 +89,12 @@ impl Fleet {
         flag("etcd-ca", path(etcd.authority));
         flag("etcd-cert", path(etcd.certificate));
         flag("etcd-key", path(etcd.key));
-        flag("node-cert", path(svid.certificate));
-        flag("node-key", path(svid.key));
-        flag("node-bundle", path(svid.bundle));
+        // Who is given another source has no files.
+        if !extra.contains(&"--identity-from") {
+            flag("node-cert", path(svid.certificate));
+            flag("node-key", path(svid.key));
+            flag("node-bundle", path(svid.bundle));
+        }
         flag("fleet-lease", format!("{}s", LEASE.as_secs()));
         options.extra.extend(extra.iter().map(|e| (*e).to_owned()));
         Daemon::prepare(lab, options)

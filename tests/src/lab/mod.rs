@@ -15,6 +15,7 @@ pub mod mesh;
 pub mod namespace;
 pub mod pki;
 pub mod place;
+pub mod provider;
 pub mod scene;
 pub mod shop;
 pub mod shop_flows;

@@ -317,7 +317,8 @@ pub fn to_hex(certificate: &CertificateDer<'_>) -> String {
     })
 }
 
-fn from_hex(text: &str) -> Option<CertificateDer<'static>> {
+/// The same, read.
+pub(in crate::identity) fn from_hex(text: &str) -> Option<CertificateDer<'static>> {
     let bytes: Option<Vec<u8>> = text
         .as_bytes()
         .chunks(2)

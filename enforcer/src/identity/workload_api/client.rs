@@ -32,7 +32,10 @@ use tonic_prost::ProstCodec;
 use tracing::{info, warn};
 use x509_parser::{certificate::X509Certificate, prelude::FromDer as _};
 
-use super::wire::{FETCH_X509_SVID, SECURITY_HEADER, X509SvidRequest, X509SvidResponse};
+use super::{
+    memory::Memory,
+    wire::{FETCH_X509_SVID, SECURITY_HEADER, X509SvidRequest, X509SvidResponse},
+};
 use crate::{
     cause::chain,
     identity::{
@@ -43,6 +46,7 @@ use crate::{
         trust::Trusted,
     },
     observe::clock::rfc3339,
+    reconcile::reconciler::blocking,
     registry::pause::Pause,
 };
 
@@ -90,6 +94,8 @@ impl fmt::Display for ProviderAddress {
 pub struct Provided {
     /// The own SVID; `None`: there never was one, or it has ended.
     pub own: Option<Arc<OwnSvid>>,
+    /// Who this is, also when the SVID has ended.
+    pub id: Option<SpiffeId>,
     /// Whom to believe.
     pub domains: BTreeMap<TrustDomain, Arc<Trusted>>,
     /// What is wrong, in a sentence.
@@ -161,11 +167,13 @@ pub struct Provider {
     pub usage: Usage,
     /// How it goes.
     pub stats: Arc<ProviderStats>,
+    /// Where it is kept who this is and whom to believe.
+    pub memory: Memory,
 }
 
-/// A channel for what a provider says.
-pub fn channel() -> (watch::Sender<Arc<Provided>>, ProvidedWatch) {
-    watch::channel(Arc::default())
+/// A channel for what a provider says, beginning with what it said to a former run.
+pub fn channel(memory: &Memory) -> (watch::Sender<Arc<Provided>>, ProvidedWatch) {
+    watch::channel(Arc::new(memory.recall()))
 }
 
 impl Provider {
@@ -258,7 +266,11 @@ impl Provider {
             late = ProviderError::Stale;
             self.stats.connected.store(true, Ordering::Relaxed);
             self.stats.updates.fetch_add(1, Ordering::Relaxed);
-            published.send_replace(Arc::new(provided));
+            let before = published.send_replace(Arc::new(provided.clone()));
+            if !Memory::is_same(&before, &provided) {
+                // A small file, and rarely.
+                blocking(|| self.memory.keep(&provided));
+            }
         }
     }
 
@@ -322,6 +334,7 @@ impl Provider {
             domains.insert(domain, Arc::new(trusted));
         }
         Ok(Provided {
+            id: Some(svid.svid.id().clone()),
             own: Some(Arc::new(svid)),
             domains,
             note: None,
@@ -370,6 +383,7 @@ mod tests {
             path: path.map(str::to_owned),
             usage: Usage::Server,
             stats: Arc::default(),
+            memory: Memory::new(std::path::Path::new("/nowhere")),
         }
     }
 

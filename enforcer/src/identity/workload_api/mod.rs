@@ -10,6 +10,7 @@ pub mod caller;
 pub mod client;
 mod feed;
 pub mod issuer;
+pub mod memory;
 mod pidfd;
 pub mod server;
 pub mod wire;
