@@ -6,7 +6,8 @@ use std::sync::Arc;
 use enforcer::{
     compile::{
         Compiler, Image, Inputs, Limits, Numbers, Subjects, compile,
-        elsewhere::{Elsewhere, NodePeers, Service, ServiceAddress},
+        elsewhere::{Announced, Elsewhere, NodePeers, Reached, Service, ServiceAddress},
+        image::{IdentitySubject, WorkloadName},
     },
     policy::model::{Assurance, Origin, RemoteHost, Workload},
 };
@@ -75,14 +76,39 @@ fn nodes(other: &Scenario) -> Vec<[Arc<NodePeers>; 2]> {
                 host: Arc::clone(&host),
                 workloads: kept.clone().cloned().collect(),
                 services: shared.collect(),
+                sharing: Arc::new(
+                    (kept.clone().step_by(2))
+                        .map(|workload| IdentitySubject::of(workload).without_ports())
+                        .collect(),
+                ),
             })
         })
     });
     nodes.collect()
 }
 
+/// What others know of this node: some workloads by some ports, some by their addresses.
+fn announced(scenario: &Scenario, choice: usize) -> Announced {
+    let some = scenario.policy.workloads.iter().enumerate();
+    let some = some.filter(|(index, _)| !(index + choice).is_multiple_of(3));
+    let reached = some.map(|(index, workload)| {
+        let name = WorkloadName {
+            namespace: workload.namespace.clone(),
+            name: workload.name.clone(),
+        };
+        let reached = if (index + choice) % 3 > 1 {
+            Reached::ByAddress
+        } else {
+            let ports = scenario.flows.iter().map(|flow| (flow.protocol, flow.port));
+            Reached::ByPort(ports.collect())
+        };
+        (name, reached)
+    });
+    Announced(reached.collect())
+}
+
 /// Some of the nodes, each in one of its forms.
-fn elsewhere(nodes: &[[Arc<NodePeers>; 2]], choice: usize) -> Elsewhere {
+fn elsewhere(nodes: &[[Arc<NodePeers>; 2]], scenario: &Scenario, choice: usize) -> Elsewhere {
     let chosen =
         nodes
             .iter()
@@ -93,6 +119,7 @@ fn elsewhere(nodes: &[[Arc<NodePeers>; 2]], choice: usize) -> Elsewhere {
             });
     Elsewhere {
         nodes: chosen.collect(),
+        own: (!choice.is_multiple_of(5)).then(|| Arc::new(announced(scenario, choice))),
     }
 }
 
@@ -106,7 +133,7 @@ proptest! {
 
     #[test]
     fn what_is_remembered_changes_nothing(
-        first in generate::scenario(0),
+        first in generate::scenario(4),
         other in generate::scenario(0),
         steps in vec((generate::edit(), any::<Option<Index>>(), 0_u8..8, 0_usize..64), 2..10),
         subjects in prop_oneof![Just(Subjects::Placed), Just(Subjects::All)],
@@ -127,7 +154,7 @@ proptest! {
                 1..4 => Limits::NONE,
                 _ => Limits { moments: 2, ..Limits::NONE },
             };
-            let elsewhere = elsewhere(&nodes, *choice);
+            let elsewhere = elsewhere(&nodes, &scenario, *choice);
             let inputs = Inputs {
                 policy: &scenario.policy,
                 mode: scenario.mode,

@@ -156,6 +156,9 @@ fn render(question: &FlowQuestion, sides: &[Explanation], out: &mut dyn Write) -
             }
         }
         writeln!(out)?;
+        if let Some(note) = &side.note {
+            writeln!(out, "  {note}")?;
+        }
         for tier in &side.tiers {
             writeln!(
                 out,

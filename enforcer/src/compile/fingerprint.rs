@@ -17,7 +17,7 @@ pub fn fingerprint(subject: &IdentitySubject) -> u64 {
     match subject {
         IdentitySubject::Host => text("host"),
         IdentitySubject::World => text("world"),
-        IdentitySubject::RemoteHost { labels } => {
+        IdentitySubject::RemoteHost { labels, .. } => {
             text("remote-host");
             for (key, value) in labels {
                 text(key);

@@ -49,6 +49,11 @@ pub enum IdentitySubject {
     RemoteHost {
         /// Labels.
         labels: Labels,
+        /// The workloads that share the address with it, without the names of their ports:
+        /// whoever sends from there is the host or one of them. Only of a node that enforces
+        /// what the others' policy says of its workloads.
+        #[serde(default, skip_serializing_if = "nobody")]
+        sharing: Arc<BTreeSet<IdentitySubject>>,
     },
     /// Nobody known.
     World,
@@ -73,7 +78,19 @@ pub enum IdentitySubject {
     },
 }
 
+fn nobody(sharing: &Arc<BTreeSet<IdentitySubject>>) -> bool {
+    sharing.is_empty()
+}
+
 impl IdentitySubject {
+    /// Another host that shares its addresses with nobody.
+    pub fn remote_host(labels: Labels) -> Self {
+        Self::RemoteHost {
+            labels,
+            sharing: Arc::default(),
+        }
+    }
+
     /// What policy sees of a workload.
     pub fn of(workload: &Workload) -> Self {
         Self::Workload {
@@ -84,6 +101,15 @@ impl IdentitySubject {
             unit: workload.unit().map(str::to_owned),
             ports: workload.ports.clone(),
         }
+    }
+
+    /// The same without the names of its ports, which nobody asks of who opens a flow.
+    #[must_use]
+    pub fn without_ports(mut self) -> Self {
+        if let Self::Workload { ports, .. } = &mut self {
+            ports.clear();
+        }
+        self
     }
 
     /// The named ports of a workload.

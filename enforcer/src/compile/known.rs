@@ -52,6 +52,8 @@ pub(super) struct Known {
     declared: PrefixTable<Vec<Arc<Workload>>>,
     /// What other nodes say.
     published: Published,
+    /// See [`Known::elsewhere`].
+    elsewhere: BTreeSet<u32>,
     /// What all this was made of.
     of: MadeOf,
 }
@@ -63,9 +65,30 @@ type MadeOf = (Vec<Arc<Policy>>, Vec<Arc<Workload>>, Vec<Arc<NodePeers>>);
 /// neither did.
 #[derive(Debug, Default)]
 struct Published {
-    hosts: HashMap<IpNet, Vec<Arc<RemoteHost>>>,
+    hosts: HashMap<IpNet, Vec<PublishedHost>>,
     workloads: HashMap<IpNet, Vec<Arc<Workload>>>,
     services: HashMap<IpAddr, Vec<Service>>,
+}
+
+/// A host, and who shares its addresses.
+#[derive(Clone, Debug)]
+struct PublishedHost {
+    host: Arc<RemoteHost>,
+    sharing: Arc<BTreeSet<IdentitySubject>>,
+}
+
+impl PublishedHost {
+    fn of(node: &NodePeers) -> Self {
+        Self {
+            host: Arc::clone(&node.host),
+            sharing: Arc::clone(&node.sharing),
+        }
+    }
+
+    /// Where it is in memory.
+    fn places(&self) -> (*const RemoteHost, *const BTreeSet<IdentitySubject>) {
+        (Arc::as_ptr(&self.host), Arc::as_ptr(&self.sharing))
+    }
 }
 
 impl Known {
@@ -103,9 +126,13 @@ impl Known {
                 self.host_addresses.insert(*address, number);
             }
         }
-        for prefix in self.concerned(&changed, first) {
-            self.know(prefix, numbers)?;
-            self.know_services(prefix, numbers)?;
+        let concerned = self.concerned(&changed, first);
+        for prefix in &concerned {
+            self.know(*prefix, numbers)?;
+            self.know_services(*prefix, numbers)?;
+        }
+        if !concerned.is_empty() {
+            self.elsewhere = self.find_elsewhere();
         }
         self.place(inputs, &gone, &come, numbers)?;
         self.of = (
@@ -127,6 +154,51 @@ impl Known {
             self.identities.insert(number, Arc::new(identity));
         }
         Ok(true)
+    }
+
+    /// The identities of what other nodes say of themselves, and of their workloads: those whose
+    /// own daemons judge what comes to them.
+    pub fn elsewhere(&self) -> &BTreeSet<u32> {
+        &self.elsewhere
+    }
+
+    /// Whether it is the identity of another host.
+    pub fn is_host(&self, number: u32) -> bool {
+        let known = self.identities.get(&number);
+        known.is_some_and(|known| matches!(known.subject, IdentitySubject::RemoteHost { .. }))
+    }
+
+    fn find_elsewhere(&self) -> BTreeSet<u32> {
+        let hosts = self.published.hosts.keys();
+        let published = hosts.chain(self.published.workloads.keys());
+        let known = published.filter_map(|prefix| self.addresses.get(prefix));
+        known.chain(self.services.values()).copied().collect()
+    }
+
+    /// What policy sees of a workload whose address tells who it is at most by the word of
+    /// another node.
+    pub fn identity_at(&self, subject: IdentitySubject, prefixes: BTreeSet<IpNet>) -> Identity {
+        let assurance = match subject {
+            IdentitySubject::Workload { .. } => self.met(Assurance::Orchestrator),
+            _ => Assurance::Orchestrator,
+        };
+        Identity {
+            subject,
+            prefixes,
+            assurance,
+        }
+    }
+
+    /// The prefixes named in policy that contain an address.
+    pub fn prefixes_around(&self, prefix: IpNet) -> BTreeSet<IpNet> {
+        let around = self.named.containing(prefix);
+        around.map(|(named, _)| named).collect()
+    }
+
+    /// The highest minimum named in policy that somebody meets who is known so well.
+    fn met(&self, known: Assurance) -> Assurance {
+        let met = self.minimums.range(..=known).next_back();
+        met.map(|(minimum, _)| *minimum).unwrap_or_default()
     }
 
     /// Whether policy sets are wanted for an identity.
@@ -329,19 +401,28 @@ impl Known {
 
     /// Whose a prefix is: the longest declared one around it tells. Hosts come before workloads,
     /// and documents before what other nodes say; but a workload is known as well as anybody
-    /// knows it there.
+    /// knows it there, and whoever shares the addresses of a node, shares them also where a
+    /// document says which host it is.
     fn owner(&self, prefix: IpNet) -> (IdentitySubject, Assurance) {
         let (subject, assurance) = self.declared_owner(prefix);
         let documented = self.declared.has(&prefix) || self.hosts.has(&prefix);
         let (host, workload) = self.published.at(&prefix);
         match (host, workload) {
-            (Some(host), None) if !documented => {
+            (Some(PublishedHost { host, sharing }), None) if !documented => {
                 let labels = host.labels.clone();
+                let sharing = Arc::clone(sharing);
                 (
-                    IdentitySubject::RemoteHost { labels },
+                    IdentitySubject::RemoteHost { labels, sharing },
                     Assurance::Orchestrator,
                 )
             }
+            (Some(PublishedHost { sharing, .. }), None) => match subject {
+                IdentitySubject::RemoteHost { labels, .. } => {
+                    let sharing = Arc::clone(sharing);
+                    (IdentitySubject::RemoteHost { labels, sharing }, assurance)
+                }
+                other => (other, assurance),
+            },
             (None, Some(workload)) if !documented => {
                 (IdentitySubject::of(workload), workload.assurance)
             }
@@ -362,7 +443,7 @@ impl Known {
         match (host, workload.and_then(|(_, owners)| owners.first())) {
             (Some((_, host)), _) if by_host >= by_workload => {
                 let labels = host.labels.clone();
-                (IdentitySubject::RemoteHost { labels }, Assurance::Address)
+                (IdentitySubject::remote_host(labels), Assurance::Address)
             }
             (_, Some(owner)) if self.proven.contains(&name_of(owner)) => {
                 (IdentitySubject::of(owner), Assurance::Attested)
@@ -421,16 +502,10 @@ impl Known {
         // A workload is known as well as policy asks: where nobody does, it has one number
         // whether its address or the kernel tells who it is.
         let assurance = match subject {
-            IdentitySubject::Workload { .. } => {
-                let met = self.minimums.range(..=known).next_back();
-                met.map(|(minimum, _)| *minimum).unwrap_or_default()
-            }
+            IdentitySubject::Workload { .. } => self.met(known),
             _ => known,
         };
-        let prefixes = prefix.map_or_else(BTreeSet::new, |prefix| {
-            let around = self.named.containing(prefix);
-            around.map(|(named, _)| named).collect()
-        });
+        let prefixes = prefix.map_or_else(BTreeSet::new, |prefix| self.prefixes_around(prefix));
         numbers.identity(&Arc::new(Identity {
             subject,
             prefixes,
@@ -455,7 +530,8 @@ impl Published {
         };
         let (before, after) = (kept(gone), kept(come));
         let hosts = |nodes: &[&Arc<NodePeers>]| -> HashSet<_> {
-            nodes.iter().map(|node| Arc::as_ptr(&node.host)).collect()
+            let nodes = nodes.iter();
+            nodes.map(|node| PublishedHost::of(node).places()).collect()
         };
         let (hosts_before, hosts_after) = (hosts(gone), hosts(come));
         let services = |nodes: &[&Arc<NodePeers>]| -> HashSet<_> {
@@ -464,10 +540,11 @@ impl Published {
         };
         let (services_before, services_after) = (services(gone), services(come));
         for node in gone {
-            if !hosts_after.contains(&Arc::as_ptr(&node.host)) {
+            let host = PublishedHost::of(node);
+            if !hosts_after.contains(&host.places()) {
                 for prefix in &node.host.addresses {
-                    drop_from(&mut self.hosts, prefix, |host| {
-                        Arc::ptr_eq(host, &node.host)
+                    drop_from(&mut self.hosts, prefix, |other| {
+                        other.places() == host.places()
                     });
                     changed.insert(*prefix);
                 }
@@ -492,10 +569,11 @@ impl Published {
             }
         }
         for node in come {
-            if !hosts_before.contains(&Arc::as_ptr(&node.host)) {
+            let host = PublishedHost::of(node);
+            if !hosts_before.contains(&host.places()) {
                 for prefix in &node.host.addresses {
                     let hosts = self.hosts.entry(*prefix).or_default();
-                    hosts.push(Arc::clone(&node.host));
+                    hosts.push(host.clone());
                     changed.insert(*prefix);
                 }
             }
@@ -528,7 +606,7 @@ impl Published {
     }
 
     /// The host or the workload that has an address.
-    fn at(&self, prefix: &IpNet) -> (Option<&RemoteHost>, Option<&Workload>) {
+    fn at(&self, prefix: &IpNet) -> (Option<&PublishedHost>, Option<&Workload>) {
         let host = self.hosts.get(prefix).map_or(&[][..], Vec::as_slice);
         let workload = self.workloads.get(prefix).map_or(&[][..], Vec::as_slice);
         match (host, workload) {

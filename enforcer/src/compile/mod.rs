@@ -5,6 +5,7 @@
 //! 2. `rules` lays the rules of a direction out flat, in the order in which they are named.
 //! 3. `sets` finds, for each list of policies that selects some local workload, the classes of
 //!    peers that the rules tell apart, and `tiers` resolves each class by protocol and port.
+//! 4. `across` adds what one end of a flow judges for the other end, between hosts of a fleet.
 //!
 //! Nothing in it is quadratic in workloads: a set costs what its rules match. A [`Compiler`]
 //! remembers the last compilation, so that the next one costs what differs; what comes out is
@@ -20,6 +21,7 @@ pub mod numbered;
 pub mod numbers;
 pub mod tables;
 
+mod across;
 mod known;
 mod moments;
 mod peers;
@@ -29,15 +31,12 @@ mod rules;
 mod sets;
 mod tiers;
 
-use std::{
-    collections::{BTreeSet, HashMap},
-    net::IpAddr,
-    sync::Arc,
-};
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use enforcer_common::{Direction, identity, policy_key::ALLOW_ALL};
 
 use self::{
+    across::Behind,
     elsewhere::Elsewhere,
     image::WorkloadName,
     known::Known,
@@ -144,6 +143,7 @@ struct Memory {
     known: Known,
     index: PeerIndex,
     shelves: [(Shelf, SetShelf); 2],
+    behind: Behind,
 }
 
 impl Memory {
@@ -158,6 +158,7 @@ impl Memory {
             known: Known::default(),
             index: PeerIndex::new(inputs.policy),
             shelves: Default::default(),
+            behind: Behind::default(),
         }
     }
 
@@ -187,6 +188,7 @@ impl Memory {
             known,
             index,
             shelves,
+            behind,
             ..
         } = self;
         let before = known.identities.clone();
@@ -197,7 +199,8 @@ impl Memory {
             return Ok(None);
         }
         let moments::Ahead { moments, beyond } = moments::ahead(inputs, known, index);
-        let mut lines: HashMap<u32, Vec<[u32; 2]>> = HashMap::new();
+        let mut lines = across::Lines::new();
+        let mut ingress = Vec::new();
         for direction in [Direction::Egress, Direction::Ingress] {
             let (rule_shelf, set_shelf) = &mut shelves[direction as usize];
             rule_shelf.open();
@@ -233,7 +236,14 @@ impl Memory {
                 }
             }
             builder.finish();
+            ingress = books;
         }
+        let ground = across::Ground {
+            inputs,
+            known,
+            index,
+        };
+        across::put(&ground, &ingress, numbers, &mut image, &mut lines, behind)?;
         index.settle();
         image.sets = lines
             .into_iter()

@@ -12,7 +12,8 @@ pub(super) struct Ahead {
     pub beyond: usize,
 }
 
-/// The moments after that of the inputs at which a policy that selects a subject of this node,
+/// The moments after that of the inputs at which a policy that selects a subject of this node
+/// or a workload of another one,
 /// or a rule of one, begins or ends to hold: as many of the first as there is room for.
 pub(super) fn ahead(inputs: &Inputs<'_>, known: &Known, index: &mut PeerIndex) -> Ahead {
     let room = inputs.limits.moments;
@@ -37,7 +38,11 @@ fn selects_here(policy: &Policy, known: &Known, index: &mut PeerIndex) -> bool {
         return true;
     };
     let mut selected = subject.iter().flat_map(|peer| index.matching(*peer));
-    selected.any(|position| known.is_local(index.identity(*position)))
+    // What workloads elsewhere let in is judged here too.
+    selected.any(|position| {
+        let number = index.identity(*position);
+        known.is_local(number) || known.elsewhere().contains(&number)
+    })
 }
 
 /// The sets of an identity, given their numbers now and at each of the moments.

@@ -201,6 +201,12 @@ impl PeerIndex {
         self.identities[position as usize].1.subject.ports()
     }
 
+    /// The position of an identity number.
+    pub fn position(&self, identity: u32) -> Option<u32> {
+        let found = (self.identities).binary_search_by_key(&identity, |(number, _)| *number);
+        found.ok().map(count)
+    }
+
     /// How many positions there are.
     pub fn len(&self) -> usize {
         self.identities.len()
@@ -233,7 +239,16 @@ impl PeerIndex {
 
     /// The peers that match a position.
     pub fn matched_by(&self, position: u32) -> impl Iterator<Item = u32> {
-        let identity = &self.identities[position as usize].1;
+        self.matched_by_identity(&self.identities[position as usize].1)
+    }
+
+    /// Whether a peer matches an identity.
+    pub fn is_peer(&self, peer: u32, identity: &Identity) -> bool {
+        self.peers[peer as usize].matches(identity, self.surroundings())
+    }
+
+    /// The peers that match an identity, whether it has a position or not.
+    pub fn matched_by_identity<'i>(&'i self, identity: &'i Identity) -> impl Iterator<Item = u32> {
         let peers = self.demanding.of(identity);
         peers.filter(|peer| self.peers[*peer as usize].matches(identity, self.surroundings()))
     }
@@ -348,7 +363,7 @@ pub(super) fn matches(peer: &Peer, identity: &Identity, surroundings: Surroundin
         Peer::RemoteHost => matches!(subject, IdentitySubject::RemoteHost { .. }),
         Peer::Hosts(selector) => match subject {
             IdentitySubject::Host => selector.matches(surroundings.host_labels),
-            IdentitySubject::RemoteHost { labels } => selector.matches(labels),
+            IdentitySubject::RemoteHost { labels, .. } => selector.matches(labels),
             _ => false,
         },
         Peer::World => *subject == IdentitySubject::World,

@@ -179,8 +179,26 @@ impl<'a> SetBuilder<'a> {
         self.shelf.policies_of = self.policies_of;
     }
 
+    /// The image so far.
+    pub fn image(&self) -> &Image {
+        self.image
+    }
+
+    /// Writes a set of these entries (by peer, ascending, the wildcard first), whose tables are
+    /// written already.
+    pub fn put(&mut self, entries: Vec<(u32, PolicyEntry)>) -> Result<u32, CompileError> {
+        let number = self.numbers.set(&digest_of(&entries))?;
+        for table in tables_of(&entries) {
+            if let Some(content) = self.shelf.tables.get(&table) {
+                self.image.ports.put(table, content.clone());
+            }
+        }
+        self.image.policies.put(number, entries.into());
+        Ok(number)
+    }
+
     /// What holds besides the rules where these policies select.
-    fn ground(&self, policies: &[u32], default: Fallback) -> Ground {
+    pub fn ground(&self, policies: &[u32], default: Fallback) -> Ground {
         let says = |policy: &u32| &self.book.policies[*policy as usize].says;
         let isolation = |enforced| {
             let all = policies.iter().copied();

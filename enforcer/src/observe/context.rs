@@ -260,6 +260,11 @@ impl Names {
         candidates.iter().find(|c| Arc::ptr_eq(c, owner))
     }
 
+    /// Whether it is an address of this host itself.
+    pub fn is_of_this_host(&self, address: IpAddr) -> bool {
+        address.is_loopback() || self.context.host_addresses.contains(&address)
+    }
+
     /// The identity number of an address, as the kernel would find it without sockets: exact,
     /// then by the longest prefix.
     pub fn identity_at(&self, address: IpAddr) -> u32 {

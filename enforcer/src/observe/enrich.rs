@@ -154,7 +154,7 @@ impl Enricher {
             rule: flow
                 .rule
                 .and_then(|number| names.rule(number))
-                .map(|rule| record_rule(rule, commit)),
+                .map(|rule| record_rule(rule, direction, commit)),
             workload,
             peer,
             protocol: flow
@@ -224,10 +224,10 @@ fn side_by_identity(names: &Names, number: u32, address: Option<IpAddr>) -> Side
     };
     match subject {
         IdentitySubject::Host => host_side(names, number, address),
-        IdentitySubject::RemoteHost { labels } => Side {
+        IdentitySubject::RemoteHost { labels, .. } => Side {
             kind: SideKind::RemoteHost,
             labels: labels.clone(),
-            assurance: Some(Assurance::Address),
+            assurance: Some(known.map_or(Assurance::Address, |known| known.assurance)),
             ..unknown_side(number, address)
         },
         IdentitySubject::World => Side {
@@ -272,6 +272,9 @@ fn assurance(
         Assurance::Attested
     } else if by_address {
         Assurance::Address
+    } else if address.is_some_and(|address| !names.is_of_this_host(address)) {
+        // By a port of an address of another host.
+        Assurance::Orchestrator
     } else {
         Assurance::Kernel
     }
@@ -310,7 +313,7 @@ fn unknown_side(identity: u32, address: Option<IpAddr>) -> Side {
     }
 }
 
-fn record_rule(rule: &RuleInfo, commit: Option<&Arc<str>>) -> RecordRule {
+fn record_rule(rule: &RuleInfo, direction: RuleDirection, commit: Option<&Arc<str>>) -> RecordRule {
     let origin = rule.origin.as_ref();
     RecordRule {
         kind: rule.tier.map(|_| rule.kind),
@@ -318,6 +321,7 @@ fn record_rule(rule: &RuleInfo, commit: Option<&Arc<str>>) -> RecordRule {
         policy: rule.policy.clone(),
         name: rule.rule.clone(),
         tier: rule.tier,
+        direction: rule.direction.filter(|of| *of != direction),
         mode: rule.mode,
         owner: rule.accountability.owner.clone(),
         ticket: rule.accountability.ticket.clone(),

@@ -166,6 +166,10 @@ pub struct RecordRule {
     /// Tier.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tier: Option<Tier>,
+    /// Present where it is not the record's: `ingress` in a record of egress says that this host
+    /// enforces what the other end lets in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub direction: Option<RuleDirection>,
     /// Mode of the policy.
     pub mode: Mode,
     /// Who answers for the rule.

@@ -24,7 +24,10 @@ use super::{
     status::NodeStatus,
 };
 use crate::{
-    compile::elsewhere::{Elsewhere, NodePeers, Service, ServiceAddress},
+    compile::{
+        elsewhere::{Announced, Elsewhere, NodePeers, Reached, Service, ServiceAddress},
+        image::WorkloadName,
+    },
     observe::clock::rfc3339,
     policy::model::{Assurance, Origin, RemoteHost, Workload},
 };
@@ -189,12 +192,41 @@ impl Fleet {
         }
         let peers = self.nodes.values().filter_map(|node| node.peers.clone());
         let nodes: Vec<_> = peers.collect();
+        let own = self.announced();
         let same = nodes.len() == self.elsewhere.nodes.len()
-            && (nodes.iter().zip(&self.elsewhere.nodes)).all(|(a, b)| Arc::ptr_eq(a, b));
+            && (nodes.iter().zip(&self.elsewhere.nodes)).all(|(a, b)| Arc::ptr_eq(a, b))
+            && own == self.elsewhere.own;
         if !same {
-            self.elsewhere = Arc::new(Elsewhere { nodes });
+            self.elsewhere = Arc::new(Elsewhere { nodes, own });
         }
         !same
+    }
+
+    /// What the others know of this node. What they knew last counts, also while the record is
+    /// not there: flows do not depend on every gap.
+    fn announced(&self) -> Option<Arc<Announced>> {
+        let known = self.elsewhere.own.as_ref();
+        let Some(node) = self.nodes.get(&self.own) else {
+            return known.cloned();
+        };
+        let workloads = node.record.workloads.iter().map(|w| {
+            let name = WorkloadName {
+                namespace: w.namespace.clone(),
+                name: w.name.clone(),
+            };
+            let reached = if w.shares_host() {
+                let ports = w.listens.iter().map(|l| (l.protocol, l.port));
+                Reached::ByPort(ports.collect())
+            } else {
+                Reached::ByAddress
+            };
+            (name, reached)
+        });
+        let announced = Announced(workloads.collect());
+        match known {
+            Some(known) if **known == announced => Some(Arc::clone(known)),
+            _ => Some(Arc::new(announced)),
+        }
     }
 
     fn publish(
@@ -302,6 +334,8 @@ impl Fleet {
                 addresses: node.record.addresses.clone(),
                 workloads: node.record.workloads.len(),
                 services,
+                sharing: node.peers.as_ref().map_or(0, |peers| peers.sharing.len()),
+                enforces: node.record.enforces,
                 sequence: node.record.sequence,
                 bytes: node.bytes,
                 issued: shown(node.record.issued),
@@ -415,9 +449,17 @@ fn peers_of(
         addresses: single(&record.addresses),
     };
     let same_host = former.filter(|former| *former.host == host);
+    let mut sharing = BTreeSet::new();
+    if record.enforces {
+        let subjects = record.workloads.iter().filter(|w| w.shares_host());
+        sharing.extend(subjects.map(|w| w.subject().without_ports()));
+    }
+    let same_sharing = former.filter(|former| *former.sharing == sharing);
     NodePeers {
         name: record.node.clone(),
         host: same_host.map_or_else(|| Arc::new(host), |former| Arc::clone(&former.host)),
+        sharing: same_sharing
+            .map_or_else(|| Arc::new(sharing), |former| Arc::clone(&former.sharing)),
         workloads,
         services: (services.into_iter())
             .filter_map(|(at, workload)| {

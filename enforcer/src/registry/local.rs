@@ -1,6 +1,9 @@
 //! This node's own record: from what is in force here.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use super::{
     listening::Listening,
@@ -9,18 +12,19 @@ use super::{
 use crate::{
     api::status::PlaceKind,
     compile::image::{Assurance, WorkloadName},
-    policy::model::Workload,
+    policy::model::{Mode, Workload},
     reconcile::in_force::InForce,
 };
 
 /// What this node has to say; who it is, and when, is filled in when it is signed. Workloads
-/// without an address or port by which others could know them are left out.
+/// behind interfaces without an address by which others could know them are left out.
 pub fn record(now: &InForce, listening: &Listening) -> NodeRecord {
     let documents: BTreeMap<_, &Workload> = (now.policy.workloads.iter())
         .map(|w| ((w.namespace.as_str(), w.name.as_str()), &**w))
         .collect();
     let host = |address: &IpAddr| now.snapshot.host_addresses.contains(address);
     let mut workloads: BTreeMap<WorkloadName, PublishedWorkload> = BTreeMap::new();
+    let mut in_cgroups: BTreeSet<WorkloadName> = BTreeSet::new();
     for endpoint in now.endpoints.iter() {
         let Some(namespace) = endpoint.namespace.clone() else {
             continue;
@@ -69,12 +73,15 @@ pub fn record(now: &InForce, listening: &Listening) -> NodeRecord {
             PlaceKind::Cgroup => {
                 let ports = listening.get(&name).into_iter().flatten();
                 published.listens = ports.cloned().collect();
+                in_cgroups.insert(name);
             }
             PlaceKind::Uplink => {}
         }
     }
-    let known = |w: &PublishedWorkload| !(w.addresses.is_empty() && w.listens.is_empty());
+    workloads.retain(|name, w| !w.addresses.is_empty() || in_cgroups.contains(name));
     let addresses = now.snapshot.host_addresses.iter().copied();
+    // Without an uplink what the host itself sends is not judged.
+    let judges_itself = (now.endpoints.iter()).any(|e| e.kind == PlaceKind::Uplink);
     NodeRecord {
         node: String::new(),
         sequence: 0,
@@ -84,6 +91,7 @@ pub fn record(now: &InForce, listening: &Listening) -> NodeRecord {
             .filter(|address| is_of_one_host(*address))
             .collect(),
         labels: now.policy.node.labels.clone(),
-        workloads: workloads.into_values().filter(known).collect(),
+        enforces: now.mode.effective == Mode::Enforce && judges_itself,
+        workloads: workloads.into_values().collect(),
     }
 }

@@ -39,6 +39,8 @@ pub struct NodeRecord {
     pub addresses: Vec<IpAddr>,
     /// Labels of its host endpoint.
     pub labels: Labels,
+    /// Whether it cuts what policy denies, so that others may rely on it.
+    pub enforces: bool,
     /// Its endpoints.
     pub workloads: Vec<PublishedWorkload>,
 }
@@ -62,7 +64,7 @@ pub struct PublishedWorkload {
     pub ports: BTreeSet<NamedPort>,
     /// How that node knows it.
     pub assurance: Assurance,
-    /// Addresses that are its alone.
+    /// Addresses that are its alone. None: it shares those of its host.
     pub addresses: Vec<IpAddr>,
     /// Ports at which it listens on addresses that it shares with its host.
     pub listens: Vec<Listen>,
@@ -106,6 +108,11 @@ pub enum Malformed {
 }
 
 impl PublishedWorkload {
+    /// Whether it has no address of its own: it sends from those of its host.
+    pub fn shares_host(&self) -> bool {
+        self.addresses.is_empty()
+    }
+
     /// What policy sees of it.
     pub fn subject(&self) -> IdentitySubject {
         IdentitySubject::Workload {
@@ -156,6 +163,7 @@ impl NodeRecord {
             addresses: bytes_of(&self.addresses),
             labels: self.labels.clone(),
             workloads: self.workloads.iter().map(workload).collect(),
+            enforces: self.enforces,
         };
         record.encode_to_vec()
     }
@@ -171,6 +179,7 @@ impl NodeRecord {
             addresses,
             labels,
             workloads,
+            enforces,
         } = wire::Record::decode(bytes).map_err(|e| Malformed::Encoding(e.to_string()))?;
         if version != RECORD_VERSION {
             return Err(Malformed::Version(version));
@@ -185,6 +194,7 @@ impl NodeRecord {
             expires,
             addresses: addresses_of(addresses)?,
             labels: labels_of(labels)?,
+            enforces,
             workloads: workloads
                 .into_iter()
                 .map(workload_of)
@@ -353,6 +363,7 @@ pub(super) mod tests {
             expires: now + 60_000,
             addresses: vec!["10.0.0.1".parse().unwrap()],
             labels: Labels::new(),
+            enforces: true,
             workloads: vec![workload("web", "10.0.1.1")],
         }
     }

@@ -88,6 +88,13 @@ pub struct NodeStatus {
     pub workloads: usize,
     /// Ports of its addresses behind which workloads are known.
     pub services: usize,
+    /// How many different identities share its addresses, so that a flow from there counts as
+    /// that of the host or of one of them. 0 where it does not enforce.
+    #[serde(default)]
+    pub sharing: usize,
+    /// Whether it enforces policy.
+    #[serde(default)]
+    pub enforces: bool,
     /// Number of its record.
     pub sequence: u64,
     /// Size of its record.

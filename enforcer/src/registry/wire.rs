@@ -36,6 +36,8 @@ pub struct Record {
     pub labels: BTreeMap<String, String>,
     #[prost(message, repeated, tag = "8")]
     pub workloads: Vec<Workload>,
+    #[prost(bool, tag = "9")]
+    pub enforces: bool,
 }
 
 #[derive(Clone, PartialEq, Message)]

@@ -200,6 +200,7 @@ impl Node {
                 expires: 0,
                 addresses: vec![[10, 64, byte(number / 250), byte(number % 250 + 1)].into()],
                 labels: Labels::new(),
+                enforces: true,
                 workloads: Vec::new(),
             },
             identity: of_files(fleet.svid(&name)?),

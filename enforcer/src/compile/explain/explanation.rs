@@ -111,6 +111,10 @@ pub struct Explanation {
     /// fall if they were enforced.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub audit: Option<AuditView>,
+    /// Between hosts: whose policies `tiers` has, where these are not those of the endpoint, and
+    /// which of several possible senders is told about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
     /// Every tier that has policies about the endpoint in this direction, highest first.
     pub tiers: Vec<TierView>,
 }

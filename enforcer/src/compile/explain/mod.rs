@@ -3,6 +3,7 @@
 //! The verdict comes from the image, by the same [`Judge`] that the kernel runs. What is told
 //! beside it (`story`) comes from the documents; tests hold the two together.
 
+mod across;
 mod explanation;
 mod story;
 mod words;
@@ -10,6 +11,7 @@ mod words;
 use enforcer_common::{Direction, Judge, Reason, identity};
 use ipnet::IpNet;
 
+use self::across::Told;
 pub use self::explanation::{
     Answer, AuditView, Decided, ExplainError, Explanation, FlowQuery, Mismatch, Party, PolicyView,
     RuleView, TierView,
@@ -124,8 +126,15 @@ impl Explainer<'_> {
         let reason = Reason::from_byte(decision.reason);
         let rule = self.image.rules.get(&decision.rule);
         let subject = endpoint.map(IdentitySubject::of);
-        let mut story = Story::new(self, subject.as_ref(), direction, &peer_identity, query);
+        let told = Told {
+            endpoint: subject.as_ref(),
+            direction,
+            peer: &peer_identity,
+            decision,
+        };
+        let (mut story, note, seen) = self.story(&told, query);
         let audit = story.tell(decision.action());
+        let peer_identity = seen.unwrap_or(peer_identity);
         Ok(Explanation {
             endpoint: query.endpoint.to_string(),
             direction: query.direction,
@@ -138,6 +147,7 @@ impl Explainer<'_> {
             commit: self.policy.commit.clone(),
             audit,
             tiers: story.tiers,
+            note,
             peer_identity,
         })
     }

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     compile::{
-        image::{Identity, IdentitySubject},
+        image::{Assurance, Identity, IdentitySubject},
         peers::{self, Surroundings},
         rules,
         tiers::{Cause, Ground, Matching, Outcome, Weight},
@@ -116,7 +116,10 @@ impl<'a> Story<'a> {
                     accountability: policy.accountability.with(&rule.accountability),
                     matches: mismatch.is_none(),
                     mismatch,
-                    why_not: mismatch.map(|m| in_words(m, policy, rule, flow.now)),
+                    why_not: mismatch.map(|mismatch| {
+                        let known = flow.known_too_little(rule);
+                        in_words(mismatch, policy, rule, flow.now, known)
+                    }),
                     decides: false,
                 });
             }
@@ -176,6 +179,16 @@ impl<'a> Story<'a> {
             enforced: self.decided(enforced),
             all: self.decided(all),
         })
+    }
+
+    /// The verdict of the documents.
+    pub fn action(&self) -> Action {
+        self.matching.decide(&self.ground).0
+    }
+
+    /// Where the evaluation ends: without the denials of policies in audit mode, or with all.
+    pub fn end(&self, enforced_only: bool) -> Decided {
+        self.decided(self.matching.evaluate(&self.ground, enforced_only))
     }
 
     fn view(&mut self, policy: usize) -> Option<&mut PolicyView> {
@@ -240,6 +253,19 @@ struct Flow<'a> {
 }
 
 impl Flow<'_> {
+    /// How well the peer is known, where some peer of the rule is who it is and demands more.
+    fn known_too_little(&self, rule: &Rule) -> Option<Assurance> {
+        let proven = Identity {
+            assurance: Assurance::Attested,
+            ..self.peer.clone()
+        };
+        let is = |who: &Identity| {
+            let mut peers = rule.peers.iter();
+            peers.any(|peer| peers::matches(peer, who, self.surroundings))
+        };
+        (!is(self.peer) && is(&proven)).then_some(self.peer.assurance)
+    }
+
     fn mismatch(&self, policy: &Policy, rule: &Rule) -> Option<Mismatch> {
         if !policy.validity.holds(self.now) || !rule.validity.holds(self.now) {
             return Some(Mismatch::Time);

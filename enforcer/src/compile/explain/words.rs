@@ -6,12 +6,20 @@ use enforcer_common::Protocol;
 
 use super::explanation::Mismatch;
 use crate::policy::model::{
-    LabelSelector, Moment, Peer, Policy, PortMatch, PortRange, Rule, Validity, WorkloadSelector,
+    Assurance, LabelSelector, Moment, Peer, Policy, PortMatch, PortRange, Rule, Validity,
+    WorkloadSelector,
 };
 use crate::protocol_name;
 
-/// Why a rule of a policy is not about a flow now.
-pub(super) fn in_words(mismatch: Mismatch, policy: &Policy, rule: &Rule, now: Moment) -> String {
+/// Why a rule of a policy is not about a flow now. `known`: how well the peer is known, where
+/// that is all that is missing in it.
+pub(super) fn in_words(
+    mismatch: Mismatch,
+    policy: &Policy,
+    rule: &Rule,
+    now: Moment,
+    known: Option<Assurance>,
+) -> String {
     match mismatch {
         Mismatch::Time => {
             let mut validities = [rule.validity, policy.validity].into_iter();
@@ -20,7 +28,14 @@ pub(super) fn in_words(mismatch: Mismatch, policy: &Policy, rule: &Rule, now: Mo
         }
         Mismatch::Peer => {
             let peers: Vec<_> = rule.peers.iter().map(PeerText).collect();
-            format!("the peer is none of: {}", joined(&peers))
+            let peers = joined(&peers);
+            match known {
+                Some(known) => {
+                    let known = known.name();
+                    format!("the peer is known with assurance {known} only, not as any of: {peers}")
+                }
+                None => format!("the peer is none of: {peers}"),
+            }
         }
         Mismatch::Protocol | Mismatch::Port => {
             let ports: Vec<_> = rule.ports.iter().map(PortText).collect();

@@ -15,7 +15,10 @@ use crate::{
 
 impl SetBuilder<'_> {
     /// Numbers the cause of an outcome.
-    pub(super) fn decision(&mut self, (action, cause): Outcome) -> Result<Decision, CompileError> {
+    pub(in crate::compile) fn decision(
+        &mut self,
+        (action, cause): Outcome,
+    ) -> Result<Decision, CompileError> {
         let (reason, rule) = match cause {
             Cause::Rule(rule) => (Reason::Rule, self.rule_number(rule)?),
             Cause::Isolation(policy) => (Reason::Isolation, self.isolation_number(policy)?),

@@ -1,6 +1,9 @@
 //! What a list of rules says of a peer: an entry, and its port table.
 
-use enforcer_common::policy_key::{OWN_RULE, PolicyEntry, PortKey};
+use enforcer_common::{
+    Decision,
+    policy_key::{OWN_RULE, PolicyEntry, PortKey},
+};
 use sha2::{Digest, Sha256};
 
 use super::{SetBuilder, shortened};
@@ -18,6 +21,24 @@ impl SetBuilder<'_> {
         rules: &[u32],
         ground: &Ground,
     ) -> Result<PolicyEntry, CompileError> {
+        let (default, differing) = self.outcomes(rules, ground);
+        let default = self.decision(default)?;
+        let decided = differing
+            .into_iter()
+            .map(|(protocol, first, last, outcome)| {
+                Ok((protocol, first, last, self.decision(outcome)?))
+            });
+        let differing = decided.collect::<Result<Vec<_>, CompileError>>()?;
+        self.table(&differing, default)
+    }
+
+    /// The outcome that holds where nothing else is said, and by protocol the ranges of ports
+    /// (both ends inclusive, ascending) with another one.
+    pub(in crate::compile) fn outcomes(
+        &self,
+        rules: &[u32],
+        ground: &Ground,
+    ) -> (Outcome, Vec<(u8, u16, u16, Outcome)>) {
         let book = self.book;
         let mut everywhere = Matching::default();
         let mut protocols = Vec::new();
@@ -40,7 +61,7 @@ impl SetBuilder<'_> {
                 }
             }
         }
-        self.table(&differing, default)
+        (default, differing)
     }
 
     /// Disjoint ranges that cover every port of a protocol, ascending, each with its outcome.
@@ -101,23 +122,23 @@ impl SetBuilder<'_> {
     }
 
     /// Writes a port table and the entry that points to it.
-    fn table(
+    pub(in crate::compile) fn table(
         &mut self,
-        differing: &[(u8, u16, u16, Outcome)],
-        default: Outcome,
+        differing: &[(u8, u16, u16, Decision)],
+        decision: Decision,
     ) -> Result<PolicyEntry, CompileError> {
-        let decision = self.decision(default)?;
         let mut lengths = 0;
         // The rule of the first port: what it decides, the table has by that name.
         let mut rule = 0;
         let mut content = Vec::new();
         let mut digest = Sha256::new();
-        for (protocol, first, last, outcome) in differing {
-            let mut decision = self.decision(*outcome)?;
+        for (protocol, first, last, decision) in differing {
+            let mut decision = *decision;
             if rule == 0 {
                 rule = decision.rule;
             }
-            if decision.rule == rule {
+            // What nothing restricts has no rule.
+            if rule != 0 && decision.rule == rule {
                 decision.rule = OWN_RULE;
             }
             for (length, port) in ranges::prefixes(*first, *last) {
