@@ -45,6 +45,8 @@ pub mod map {
     pub const BLOCKED6: &str = "BLOCKED6";
     /// [`crate::denied_entry::DeniedKey`] → [`crate::denied_entry::DeniedEntry`].
     pub const DENIED: &str = "DENIED";
+    /// By which rule a flow was denied last, by a hash of the flow. Only a hint.
+    pub const HINTS: &str = "HINTS";
     /// Tokens that bound first reports, one bucket a CPU.
     pub const TOKENS: &str = "TOKENS";
     /// Ring buffer of [`crate::event::Event`].

@@ -49,6 +49,11 @@ pub struct DeniedEntry {
     pub ifindex: u32,
     /// Cgroup, or 0.
     pub cgroup: u64,
+    /// The generation whose judgement holds for every packet that opens the flow at this
+    /// interface and cgroup; 0: each packet is judged by itself.
+    pub generation: u32,
+    /// Always 0.
+    pub pad: u32,
 }
 
-const _: () = assert!(size_of::<DeniedKey>() == 48 && size_of::<DeniedEntry>() == 48);
+const _: () = assert!(size_of::<DeniedKey>() == 48 && size_of::<DeniedEntry>() == 56);

@@ -26,6 +26,8 @@ pub trait Family {
     const TUPLE_SIZE: u32;
 
     fn mapped(address: &Self::Addr) -> Addr6;
+    /// An address in one word, for hashing.
+    fn folded(address: &Self::Addr) -> u64;
     fn is_loopback(address: &Self::Addr) -> bool;
     /// An address that no one host owns: unspecified, multicast, broadcast.
     fn is_group(address: &Self::Addr) -> bool;
@@ -74,6 +76,11 @@ impl Family for V4 {
         let words = [0, 0, 0xffff_u32.to_be(), u32::from_ne_bytes(*address)];
         // SAFETY: same size, and every byte pattern is an address.
         unsafe { core::mem::transmute::<[u32; 4], Addr6>(words) }
+    }
+
+    #[inline(always)]
+    fn folded(address: &Addr4) -> u64 {
+        u64::from(u32::from_ne_bytes(*address))
     }
 
     #[inline(always)]
@@ -150,6 +157,12 @@ impl Family for V6 {
     #[inline(always)]
     fn mapped(address: &Addr6) -> Addr6 {
         *address
+    }
+
+    #[inline(always)]
+    fn folded(address: &Addr6) -> u64 {
+        let [a, b, c, d] = words(address);
+        (u64::from(a) << 32 | u64::from(b)).rotate_left(7) ^ (u64::from(c) << 32 | u64::from(d))
     }
 
     #[inline(always)]

@@ -14,6 +14,7 @@
     reason = "a condition that looks a map up stands apart from what is asked of its entry"
 )]
 
+mod again;
 mod clear;
 mod family;
 mod hook;

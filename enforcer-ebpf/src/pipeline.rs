@@ -4,7 +4,7 @@ mod exempt;
 mod flow;
 mod others;
 mod reassembly;
-mod refuse;
+pub mod refuse;
 
 use core::mem::MaybeUninit;
 
@@ -21,6 +21,7 @@ use enforcer_common::{
 };
 
 use crate::{
+    again,
     clear::zero,
     family::{Family, V4, V6},
     narrate,
@@ -47,7 +48,7 @@ use crate::{
 };
 
 /// Length of a frame's header without tags.
-const HEADER: usize = ethernet::HEADER as usize;
+pub const HEADER: usize = ethernet::HEADER as usize;
 
 /// The loopback device has this index in every network namespace.
 const LOOPBACK: u32 = 1;
@@ -257,7 +258,9 @@ fn walk<F: Slow, const AT_SOCKET: bool>(
     if !AT_SOCKET && is_answer(skb) == 1 {
         return 1;
     }
-    let Some(config) = config() else { return 1 };
+    if asked == Known::Unknown && again::is_denied_again::<F, AT_SOCKET>(skb, place, flow) == 1 {
+        return 0;
+    }
     let mut case = MaybeUninit::<Case<F>>::uninit();
     // SAFETY: plain integers, zeroed before they are read: word by word, because a call to
     // `memset` would be a loop over bytes, and part by part, because an established packet
@@ -295,6 +298,7 @@ fn walk<F: Slow, const AT_SOCKET: bool>(
                 protocol: case.packet.protocol,
                 tcp_flags: case.packet.tcp_flags,
             };
+            let Some(config) = config() else { return 1 };
             known = flow::known::<F>(config, &step, flow, direction, place);
         }
     }
@@ -302,6 +306,7 @@ fn walk<F: Slow, const AT_SOCKET: bool>(
         return 1;
     }
     if place.space == space::HOST {
+        let Some(config) = config() else { return 1 };
         // The device numbers of another network are not ours: what a container's socket does
         // there can look as if it went through an uplink.
         let others = if AT_SOCKET {
@@ -325,6 +330,9 @@ fn walk<F: Slow, const AT_SOCKET: bool>(
     let passes = F::judge(skb, place, case, flow, AT_SOCKET);
     if case.facts.tell != 0 {
         F::report(place, flow, &case.facts, false);
+    }
+    if case.facts.holds != 0 {
+        again::remember::<F>(place, flow, &case.facts);
     }
     if passes == 0 {
         offer::<F>(skb, place, case);
@@ -367,12 +375,17 @@ fn judge<F: Quoted, const AT_SOCKET: bool>(
     facts.length = packet.length;
     facts.tcp_flags = packet.tcp_flags;
     facts.port = packet.policy_port(direction, direction);
+    // Asked once: a set of before a moment under a generation of after it would stay for ever.
+    note(&mut notes.passed, passed(config) as u8);
     let audit = endpoint.has(endpoint_flag::AUDIT);
     if place.space == space::INTERFACE
         && direction as u8 == Direction::Egress as u8
         && !is_own_source::<F>(config, &flow.local, endpoint)
     {
         facts.decision = Decision::new(Action::Deny, Reason::SourceGuard, 0).audited(audit);
+        if again::holds(packet, endpoint, place, facts.port) {
+            facts.holds = read(&notes.passed) + 1;
+        }
         facts.tell = 1;
         return u32::from(audit);
     }
@@ -381,8 +394,6 @@ fn judge<F: Quoted, const AT_SOCKET: bool>(
         return 1;
     }
 
-    // Asked once: a set of before a moment under a generation of after it would stay for ever.
-    note(&mut notes.passed, passed(config) as u8);
     // What the flow's entry still tells: who opened it, and whether it was denied already.
     let inferred = opener_of::<F>(packet, flow, direction, endpoint, place.seconds);
     note(&mut notes.opener, inferred.map_or(2, |way| way as u8));
@@ -506,6 +517,14 @@ fn judge<F: Quoted, const AT_SOCKET: bool>(
     if !passes && was_open {
         facts.flags |= event_flag::BROKEN;
         facts.tell = 1;
+    }
+    if !passes
+        && !same_host
+        && read(&notes.past) == past::NONE
+        && way as u8 == direction as u8
+        && again::holds(packet, endpoint, place, facts.port)
+    {
+        note(&mut facts.holds, read(&notes.passed) + 1);
     }
     if (packet.kind == kind::PLAIN || packet.kind == kind::FIRST_FRAGMENT) && (passes || was_open) {
         let mut flags = 0;

@@ -42,7 +42,9 @@ pub struct Facts {
     pub opens: u8,
     /// Whether there is anything to count or report.
     pub tell: u8,
-    pub pad: u8,
+    /// 0: a denial holds for this packet only. Otherwise it holds for every packet that opens
+    /// the flow (see [`crate::again`]), in the generation of so many moments passed less 1.
+    pub holds: u8,
 }
 
 const _: () = assert!(size_of::<Facts>() == 28);
@@ -112,20 +114,9 @@ fn tell<F: Family, const AT_CALL: bool>(
             return 0;
         }
     } else {
-        let key = DeniedKey {
-            local: F::mapped(&flow.local),
-            remote: F::mapped(&flow.remote),
-            endpoint: facts.endpoint,
-            rule: facts.decision.rule,
-            port: facts.port,
-            protocol: flow.protocol,
-            direction: facts.direction,
-            reason: facts.decision.reason,
-            action: facts.decision.action,
-            pad: [0; 2],
-        };
+        let key = key_of::<F>(flow, facts);
         if let Some(entry) = denied::counted(&key) {
-            add(entry, place, facts);
+            add(entry, place, facts.length);
             if flags & event_flag::BROKEN == 0 {
                 return 0;
             }
@@ -143,12 +134,14 @@ fn tell<F: Family, const AT_CALL: bool>(
                 peer: facts.peer,
                 ifindex: place.ifindex,
                 cgroup: place.cgroup,
+                generation: 0,
+                pad: 0,
             };
             match denied::begin(&key, &entry) {
                 Begun::First => flags |= event_flag::COUNTED,
                 Begun::Again => {
                     if let Some(entry) = denied::counted(&key) {
-                        add(entry, place, facts);
+                        add(entry, place, facts.length);
                     }
                     return 0;
                 }
@@ -160,15 +153,32 @@ fn tell<F: Family, const AT_CALL: bool>(
     0
 }
 
+/// What a denial is gathered by.
+#[inline(always)]
+pub fn key_of<F: Family>(flow: &FlowKey<F::Addr>, facts: &Facts) -> DeniedKey {
+    DeniedKey {
+        local: F::mapped(&flow.local),
+        remote: F::mapped(&flow.remote),
+        endpoint: facts.endpoint,
+        rule: facts.decision.rule,
+        port: facts.port,
+        protocol: flow.protocol,
+        direction: facts.direction,
+        reason: facts.decision.reason,
+        action: facts.decision.action,
+        pad: [0; 2],
+    }
+}
+
 /// One packet more of a flow that is being counted.
 #[inline(always)]
-fn add(entry: *mut DeniedEntry, place: &Place, facts: &Facts) {
+pub fn add(entry: *mut DeniedEntry, place: &Place, length: u32) {
     // SAFETY: a live map value; words are aligned and changed atomically.
     unsafe {
         atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(&raw mut (*entry).packets, 1);
         atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(
             &raw mut (*entry).bytes,
-            u64::from(facts.length),
+            u64::from(length),
         );
         (*entry).last = place.now;
     }

@@ -12,6 +12,7 @@ use aya::{
     maps::{HashMap, Map, MapData},
     programs::{SchedClassifier, TestRun, TestRunOptions, Xdp},
 };
+use bytemuck::Zeroable;
 use enforcer::{
     compile::Image,
     datapath::{
@@ -26,6 +27,7 @@ use enforcer_common::{
     config::FailsafePort,
     endpoint_entry::{EndpointEntry, endpoint_flag},
     flow_key::{Addr4, Addr6, FlowKey},
+    policy_key::ALLOW_ALL,
 };
 
 use crate::lab::{Lab, Namespace};
@@ -215,17 +217,35 @@ impl Loaded<'_> {
         Ok(())
     }
 
+    /// Lets an endpoint do anything until the next moment (or `later` too), without the knowledge
+    /// of the daemon or of what the programs have found out.
+    pub fn unrestrict(&self, link: usize, later: bool) -> Result<()> {
+        self.change_endpoint(self.bed.links[link], |entry| {
+            entry.sets = [ALLOW_ALL; 2];
+            if later {
+                entry.later = Zeroable::zeroed();
+            }
+        })
+    }
+
     /// Says of every endpoint whether it was enrolled just now, or long ago.
     pub fn set_adopting(&self, adopting: bool) -> Result<()> {
+        for ifindex in self.bed.links.iter().chain([&self.bed.uplink]) {
+            self.change_endpoint(*ifindex, |entry| {
+                entry.adopt_until = if adopting { u32::MAX } else { 0 };
+                entry.flags |= endpoint_flag::ADOPTS_DATAGRAMS;
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Changes what is behind an interface, if there is anything.
+    fn change_endpoint(&self, ifindex: u32, change: impl Fn(&mut EndpointEntry)) -> Result<()> {
         let map = Map::HashMap(self.bed.map(map::INTERFACES)?);
         let mut entries: HashMap<_, u32, [u8; size_of::<EndpointEntry>()]> = map.try_into()?;
-        for ifindex in self.bed.links.iter().chain([&self.bed.uplink]) {
-            let Ok(bytes) = entries.get(ifindex, 0) else {
-                continue;
-            };
+        if let Ok(bytes) = entries.get(&ifindex, 0) {
             let mut entry: EndpointEntry = bytemuck::cast(bytes);
-            entry.adopt_until = if adopting { u32::MAX } else { 0 };
-            entry.flags |= endpoint_flag::ADOPTS_DATAGRAMS;
+            change(&mut entry);
             entries.insert(ifindex, bytemuck::cast::<_, [u8; _]>(entry), 0)?;
         }
         Ok(())

@@ -108,6 +108,29 @@ impl Shot {
         })
     }
 
+    /// What opens the like of a flow, and what seems to belong to one: the same once more, and
+    /// others of the same way from other ports.
+    fn others(&self) -> Vec<Self> {
+        let others = [(OPENER, SYN), (OPENER + 1, SYN), (1000, SYN)];
+        let later = [(OPENER + 2, ACK), (1001, ACK)];
+        let has_ports = Protocol::has_ports(self.protocol);
+        let mut shots = Vec::new();
+        for (port, tcp_flags) in others.into_iter().chain(later) {
+            let mut shot = Self {
+                tcp_flags,
+                ..self.clone()
+            };
+            match self.way {
+                _ if !has_ports => {}
+                Egress => shot.local.1 = port,
+                Ingress => shot.remote.1 = port,
+            }
+            shots.push(shot);
+        }
+        shots.truncate(if has_ports { shots.len() } else { 1 });
+        shots
+    }
+
     fn hook(&self) -> (Hook, usize) {
         match self.endpoint {
             RawEndpoint::Host => (Hook::Uplink(self.way), 0),
@@ -533,6 +556,12 @@ fn run(
             Action::Allow => tally.passed += 1,
             Action::Deny => tally.dropped += 1,
             Action::Audit => tally.audited += 1,
+        }
+        // A denied flow leaves nothing that a later one could lean on, only its count.
+        if expected.decision.action() == Action::Deny {
+            for other in shot.others() {
+                fire(&other, case.expected(&other)?)?;
+            }
         }
         let Some(answer) = shot.answer() else {
             continue;

@@ -161,7 +161,7 @@ fn is_welcome<F: Source>(frame: &impl Frame, offset: u32, place: &Place) -> bool
         flags: 0,
         opens: 1,
         tell: 1,
-        pad: 0,
+        holds: 0,
     };
     F::report(place, &flow, &facts, false);
     decision.passes()

@@ -224,7 +224,7 @@ fn judge<F: Report>(ctx: &SockAddrContext, config: &Config, call: &Call, address
         flags: 0,
         opens: 1,
         tell: 1,
-        pad: 0,
+        holds: 0,
     };
     F::report(&place, &flow, &facts, true);
     if !decision.passes() {

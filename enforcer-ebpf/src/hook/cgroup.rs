@@ -164,7 +164,7 @@ fn refuse(skb: Skb, place: &Place, reason: u8) -> u32 {
         flags: 0,
         opens: 0,
         tell: 1,
-        pad: 0,
+        holds: 0,
     };
     let flow = FlowKey {
         scope: place.scope,

@@ -125,7 +125,7 @@ fn malformed(skb: Skb, place: &Place, reason: u8) -> i32 {
         flags: 0,
         opens: 0,
         tell: 1,
-        pad: 0,
+        holds: 0,
     };
     let flow = FlowKey {
         scope: place.scope,

@@ -6,7 +6,7 @@ use core::arch::asm;
 
 use enforcer_common::{
     Direction, Protocol,
-    conntrack::tcp_flag,
+    conntrack::{is_open_request, tcp_flag},
     flow_key::{Addr4, Addr6, FlowKey},
 };
 
@@ -79,8 +79,15 @@ pub struct Head {
 
 /// An address family whose plain packets can be read.
 pub trait Plain: Family {
+    /// Length of an IP header without options or extension headers.
+    const LENGTH: usize;
+
     /// Reads the headers of a packet whose IP header is at `OFFSET`. `None`: it is not plain.
     fn head<const OFFSET: usize>(skb: Skb) -> Option<Head>;
+
+    /// Bytes of a packet that is plain and of this protocol, from the IP header on, if it opens
+    /// a flow for certain; otherwise 0.
+    fn opening<const OFFSET: usize>(skb: Skb, protocol: u8) -> u32;
 
     /// Reads the addresses of a packet that is plain. Straight to where they belong, because
     /// there are few registers and little stack. `false`: it is not plain.
@@ -101,6 +108,8 @@ const UDP: usize = 8;
 const TCP: usize = 14;
 
 impl Plain for V4 {
+    const LENGTH: usize = HEADER4;
+
     #[inline(always)]
     fn head<const OFFSET: usize>(skb: Skb) -> Option<Head> {
         let bytes = Bytes::of(skb);
@@ -135,6 +144,22 @@ impl Plain for V4 {
     }
 
     #[inline(always)]
+    fn opening<const OFFSET: usize>(skb: Skb, protocol: u8) -> u32 {
+        let bytes = Bytes::of(skb);
+        let opens = match protocol {
+            Protocol::TCP if bytes.have(OFFSET + HEADER4 + TCP) => {
+                is_open_request(load!(bytes, "u8", OFFSET + HEADER4 + 13) as u8)
+            }
+            Protocol::UDP => bytes.have(OFFSET + HEADER4),
+            _ => false,
+        };
+        if !opens {
+            return 0;
+        }
+        u32::from(u16::from_be(load!(bytes, "u16", OFFSET + 2) as u16))
+    }
+
+    #[inline(always)]
     fn addresses<const OFFSET: usize>(
         skb: Skb,
         source: &mut Addr4,
@@ -151,6 +176,8 @@ impl Plain for V4 {
 }
 
 impl Plain for V6 {
+    const LENGTH: usize = HEADER6;
+
     #[inline(always)]
     fn head<const OFFSET: usize>(skb: Skb) -> Option<Head> {
         let bytes = Bytes::of(skb);
@@ -177,6 +204,22 @@ impl Plain for V6 {
             Protocol::UDP => head.udp(load!(bytes, "u16", OFFSET + HEADER6 + 4) as u16, available),
             _ => None,
         }
+    }
+
+    #[inline(always)]
+    fn opening<const OFFSET: usize>(skb: Skb, protocol: u8) -> u32 {
+        let bytes = Bytes::of(skb);
+        let opens = match protocol {
+            Protocol::TCP if bytes.have(OFFSET + HEADER6 + TCP) => {
+                is_open_request(load!(bytes, "u8", OFFSET + HEADER6 + 13) as u8)
+            }
+            Protocol::UDP => bytes.have(OFFSET + HEADER6),
+            _ => false,
+        };
+        if !opens {
+            return 0;
+        }
+        HEADER6 as u32 + u32::from(u16::from_be(load!(bytes, "u16", OFFSET + 4) as u16))
     }
 
     #[inline(always)]

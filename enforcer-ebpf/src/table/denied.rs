@@ -2,7 +2,7 @@
 
 use aya_ebpf::{
     bindings::BPF_NOEXIST,
-    btf_maps::{HashMap, PerCpuArray, RingBuf},
+    btf_maps::{Array, HashMap, PerCpuArray, RingBuf},
     macros::btf_map,
 };
 use enforcer_common::{
@@ -15,6 +15,25 @@ use crate::{clear::zero, table::counters::lose};
 
 #[btf_map]
 static DENIED: HashMap<DeniedKey, DeniedEntry, 1024> = HashMap::new();
+
+/// What was found out of a flow when it was denied last: with what the packet says of itself,
+/// the key of its count. Written by all CPUs at once: a wrong one leads to no entry, or to one
+/// that is right.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Hint {
+    /// 0: there is no hint.
+    pub endpoint: u32,
+    pub rule: u32,
+    pub reason: u8,
+    pub pad: [u8; 3],
+}
+
+/// How many hints there are, as a power of two.
+pub const HINT_BITS: u32 = 13;
+
+#[btf_map]
+static HINTS: Array<Hint, { 1 << HINT_BITS }> = Array::new();
 
 /// The second of the monotonic clock, and what was sent in it: reports, and refused packets.
 #[repr(C)]
@@ -65,6 +84,13 @@ fn take(kind: u32, seconds: u32, limit: u32, loss: Loss) -> bool {
 #[inline(always)]
 pub fn counted(key: &DeniedKey) -> Option<*mut DeniedEntry> {
     DENIED.get_ptr_mut(key)
+}
+
+/// The hint at a place.
+#[inline(always)]
+pub fn hint(slot: u32) -> Option<&'static mut Hint> {
+    // SAFETY: a live map value of plain integers; see `Hint`.
+    HINTS.get_ptr_mut(slot).map(|hint| unsafe { &mut *hint })
 }
 
 /// How an attempt to begin counting a flow ended.

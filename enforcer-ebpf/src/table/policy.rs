@@ -18,7 +18,8 @@ struct Maps;
 impl PolicyLookup for Maps {
     #[inline(always)]
     fn policy(&self, key: &PolicyKey) -> Option<PolicyEntry> {
-        // SAFETY: copied at once; only user space writes, and sets in use are never rewritten.
+        // SAFETY: copied at once; an update puts a new entry in the place of the old one, which
+        // lives on until no program reads it (the map is not preallocated).
         unsafe { POLICIES.get(key) }.copied()
     }
 

@@ -75,7 +75,7 @@ pub(super) fn load(maps: &Path, capacities: &Capacities) -> Result<Ebpf, Datapat
 }
 
 /// Every map of the object.
-const ALL: [&str; 24] = [
+const ALL: [&str; 25] = [
     map::CONFIG,
     map::INTERFACES,
     map::CGROUPS,
@@ -94,6 +94,7 @@ const ALL: [&str; 24] = [
     map::BLOCKED4,
     map::BLOCKED6,
     map::DENIED,
+    map::HINTS,
     map::TOKENS,
     map::EVENTS,
     map::REFUSALS,

@@ -60,7 +60,7 @@ pub struct Capacities {
     pub prefixes: u32,
     /// Rules with a counter (16 bytes an entry and CPU).
     pub rules: u32,
-    /// Denied flows between two drains (160 bytes an entry).
+    /// Denied flows between two drains (170 bytes an entry).
     pub denied: u32,
     /// Fragmented datagrams under way.
     pub fragments: u32,

@@ -417,6 +417,8 @@ mod tests {
                 peer: 300,
                 ifindex: 4,
                 cgroup: 0,
+                generation: 0,
+                pad: 0,
             };
             let record = enricher.count(&key.unwrap(), &count).unwrap().unwrap();
             assert_eq!(commit(record).as_deref(), Some(expected), "{last}");
@@ -437,6 +439,8 @@ mod tests {
             peer: event.peer,
             ifindex: event.ifindex,
             cgroup: 0,
+            generation: 0,
+            pad: 0,
         };
         enricher.begin_snapshot(event.time + 1_000_000_000);
         let rest = enricher.count(&key, &entry).unwrap().unwrap();

@@ -169,6 +169,8 @@ mod tests {
             peer: event.peer,
             ifindex: 4,
             cgroup: 0,
+            generation: 0,
+            pad: 0,
         };
         pipeline.denied(crate::observe::clock::monotonic(), &[(key, delta)]);
         pipeline.malformed(0);
