@@ -6,7 +6,8 @@
 //!    what is in use.
 //! 2. `between`: addresses and prefixes get their identity in between, then the endpoints that
 //!    are there; then (`enrol`) endpoints that are new get everything. Hooks are attached.
-//! 3. `flip`: each endpoint goes over to its new sets in one map update.
+//! 3. `flip`: each endpoint goes over to its new sets in one map update; and where a set is
+//!    changed where it is ([`super::succession`]), each peer to its new entry.
 //! 4. `settle`: everybody gets the identity that the new image says. The generation is raised,
 //!    so that cached decisions are judged again.
 //! 5. `gone`: addresses and endpoints that are no more; `clean`: sets that nothing uses.
@@ -46,6 +47,7 @@ use super::{
     error::ApplyError,
     settings::Capacities,
     stage::{Stage, Writes, differences, differences_of_parts},
+    succession::Succession,
 };
 
 /// The way from one contents to another.
@@ -63,11 +65,22 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    /// What leads from `old` to `new`. `host`: with the sets of the host in the new image, which
-    /// judge the sockets of a cgroup that is no workload any more.
-    pub fn between(old: &Contents, new: &Contents, host: &EndpointEntry, transient: u32) -> Self {
+    /// What leads from `old` to `new`, in which sets that are made out of former ones then have
+    /// their numbers. `host`: with the sets of the host in the new image, which judge the sockets
+    /// of a cgroup that is no workload any more.
+    pub fn between(
+        old: &Contents,
+        new: &mut Contents,
+        host: &EndpointEntry,
+        transient: u32,
+    ) -> Self {
         let mut plan = Self::default();
+        // As if every set that is new were written beside the others.
         let bridge = bridge(old, new, transient);
+        let succession = succession(old, new, &new.named(*host));
+        new.succeed(&succession);
+        let new = &*new;
+        let host = &new.named(*host);
         #[cfg(test)]
         let bridge = if super::tests::WITHOUT_BRIDGE.get() {
             Bridge::default()
@@ -75,7 +88,7 @@ impl Plan {
             bridge
         };
         plan.transients = bridge.transients().collect();
-        plan.sets(old, new, &bridge);
+        plan.sets(old, new, &bridge, &succession);
         plan.peers(&old.peers, &new.peers, &bridge);
         plan.cgroups(old, new, host, &bridge);
         differences(&old.interfaces, &new.interfaces, |ifindex, old, new| {
@@ -108,11 +121,12 @@ impl Plan {
         stages.into_iter().all(Stage::is_empty)
     }
 
-    fn sets(&mut self, old: &Contents, new: &Contents, bridge: &Bridge) {
+    fn sets(&mut self, old: &Contents, new: &Contents, bridge: &Bridge, succession: &Succession) {
         if !old.same_sets(new) {
             let key = |set, (peer, _): &(u32, PolicyEntry)| PolicyKey { set, peer: *peer };
             differences_of_parts(old.policies(), new.policies(), key, |key, old, new| {
                 let stage = match new {
+                    _ if succession.is_in_place(key.set) => &mut self.flip,
                     Some(_) => &mut self.beside,
                     None => &mut self.clean,
                 };
@@ -127,9 +141,24 @@ impl Plan {
                 stage.ports.put(key, old, new);
             });
         }
+        // Where a set is made out of a former one, what both say of a transient identity stands
+        // in one place, one after the other.
+        let mut in_place: HashMap<PolicyKey, [Option<PolicyEntry>; 2]> = HashMap::new();
         for (key, entry) in &bridge.entries {
-            self.beside.policies.put(*key, None, Some(*entry));
-            self.clean.policies.put(*key, Some(*entry), None);
+            if let Some(set) = succession.former(key.set) {
+                let key = PolicyKey { set, ..*key };
+                in_place.entry(key).or_default()[1] = Some(*entry);
+            } else if succession.is_in_place(key.set) {
+                in_place.entry(*key).or_default()[0] = Some(*entry);
+            } else {
+                self.beside.policies.put(*key, None, Some(*entry));
+                self.clean.policies.put(*key, Some(*entry), None);
+            }
+        }
+        for (key, [before, after]) in in_place {
+            self.beside.policies.put(key, None, before);
+            self.flip.policies.put(key, before, after);
+            self.clean.policies.put(key, after, None);
         }
     }
 
@@ -251,7 +280,7 @@ impl Plan {
         let needs = [
             (
                 "policy entries",
-                old.policies().len() + beside.policies.added(),
+                old.policies().len() + beside.policies.added() + flip.policies.added(),
                 policies,
             ),
             (
@@ -419,6 +448,38 @@ fn bridge(old: &Contents, new: &Contents, transient: u32) -> Bridge {
         &others,
         transient,
     )
+}
+
+/// The sets that are made out of former ones. Sockets in a cgroup that is no workload any more
+/// are the host's.
+fn succession(old: &Contents, new: &Contents, host: &EndpointEntry) -> Succession {
+    let ids = (old.cgroups.keys()).chain(
+        new.cgroups
+            .keys()
+            .filter(|id| !old.cgroups.contains_key(id)),
+    );
+    let cgroups = ids.map(|id| {
+        let before = old.cgroups.get(id).copied();
+        let after = new.cgroups.get(id).copied();
+        let leaves = workload(before).is_some() && workload(after).is_none();
+        let leaving = before.filter(|_| leaves);
+        let leaving = leaving.map(|entry| EndpointEntry {
+            sets: host.sets,
+            later: host.later,
+            ..entry
+        });
+        (before, leaving.or(after))
+    });
+    let indices = (old.interfaces.keys()).chain(
+        new.interfaces
+            .keys()
+            .filter(|index| !old.interfaces.contains_key(index)),
+    );
+    let interfaces = indices.map(|index| {
+        let entry = |contents: &Contents| contents.interfaces.get(index).copied();
+        (entry(old), entry(new))
+    });
+    Succession::new(old.policies(), new.policies(), cgroups.chain(interfaces))
 }
 
 fn endpoint_changes(old: &Contents, new: &Contents) -> Vec<EndpointChange> {

@@ -22,6 +22,7 @@ use ipnet::IpNet;
 use super::{
     desired::{Desired, EndpointPlace, HOST_ENDPOINT},
     object::Tables,
+    succession::{Names, Succession, set_pairs},
     table::{Table, TableError},
 };
 use crate::compile::{
@@ -39,6 +40,8 @@ pub(super) struct Contents {
     pub blocked4: HashMap<(u32, Addr4), BlockedEntry>,
     pub blocked6: HashMap<(u32, Addr6), BlockedEntry>,
     sets: Sets,
+    /// The kernel's numbers of the image's sets.
+    names: Names,
     /// What the peers were made of, less the image.
     made_of: PeersOf,
 }
@@ -65,8 +68,8 @@ struct PeersOf {
 enum Sets {
     /// As they were read from the kernel.
     Read(PolicySets, PortTables),
-    /// Exactly the image's.
-    Image(Arc<Image>),
+    /// Exactly the image's; the sets once more, by the kernel's numbers.
+    Image(Arc<Image>, PolicySets),
 }
 
 /// For how long after enrolment flows from before are picked up, in seconds.
@@ -91,6 +94,7 @@ impl Contents {
                 collect(&tables.policies, |key| key)?.into_iter().collect(),
                 collect(&tables.ports, |key| key)?.into_iter().collect(),
             ),
+            names: Names::default(),
             made_of: PeersOf::default(),
         })
     }
@@ -104,7 +108,7 @@ impl Contents {
             local: desired.node.local_addresses.clone(),
         };
         let peers = match &old.sets {
-            Sets::Image(before) if same_peers(before, image) && made_of == old.made_of => {
+            Sets::Image(before, _) if same_peers(before, image) && made_of == old.made_of => {
                 Arc::clone(&old.peers)
             }
             _ => Arc::new(Peers::of(image, &made_of)),
@@ -115,9 +119,17 @@ impl Contents {
             peers,
             blocked4: HashMap::new(),
             blocked6: HashMap::new(),
-            sets: Sets::Image(Arc::clone(image)),
+            sets: Sets::Image(Arc::clone(image), PolicySets::default()),
+            names: Names::default(),
             made_of,
         };
+        match &old.sets {
+            Sets::Image(before, named) if Arc::ptr_eq(before, image) => {
+                new.names = old.names.clone();
+                new.sets = Sets::Image(Arc::clone(image), named.clone());
+            }
+            _ => new.name_sets(desired, old),
+        }
         for (net, (rule, audit)) in &image.blocked {
             let entry = BlockedEntry {
                 rule: *rule,
@@ -142,7 +154,7 @@ impl Contents {
     pub fn policies(&self) -> &PolicySets {
         match &self.sets {
             Sets::Read(policies, _) => policies,
-            Sets::Image(image) => &image.policies,
+            Sets::Image(_, named) => named,
         }
     }
 
@@ -150,15 +162,59 @@ impl Contents {
     pub fn ports(&self) -> &PortTables {
         match &self.sets {
             Sets::Read(_, ports) => ports,
-            Sets::Image(image) => &image.ports,
+            Sets::Image(image, _) => &image.ports,
         }
     }
 
     /// Whether both hold the sets and port tables of one and the same image.
     pub fn same_sets(&self, other: &Self) -> bool {
         match (&self.sets, &other.sets) {
-            (Sets::Image(one), Sets::Image(other)) => Arc::ptr_eq(one, other),
+            (Sets::Image(one, _), Sets::Image(other, _)) => Arc::ptr_eq(one, other),
             _ => false,
+        }
+    }
+
+    /// An entry with sets of the image, by the kernel's numbers.
+    pub fn named(&self, entry: EndpointEntry) -> EndpointEntry {
+        renumbered(entry, |set| self.names.of(set))
+    }
+
+    /// Finds the kernel's numbers of the sets, beside those that it has.
+    fn name_sets(&mut self, desired: &Desired, old: &Self) {
+        let image = &desired.image;
+        let mut wanted = Vec::new();
+        let mut wants = |old: Option<&EndpointEntry>, identity| {
+            if let Some(old) = old {
+                let new = with_sets(desired, identity);
+                wanted.extend(set_pairs(Some(old), Some(&new)));
+            }
+        };
+        for endpoint in &desired.endpoints {
+            let old = match &endpoint.place {
+                EndpointPlace::Interface { ifindex, .. } => old.interfaces.get(ifindex),
+                EndpointPlace::Cgroup { id, .. }
+                | EndpointPlace::NoWorkload { id }
+                | EndpointPlace::Pending { id } => old.cgroups.get(id),
+            };
+            wants(old, endpoint.identity);
+        }
+        for uplink in &desired.uplinks {
+            wants(old.interfaces.get(&uplink.ifindex), identity::HOST);
+        }
+        let names = Names::new(image, old.policies(), &old.names, wanted.into_iter());
+        self.sets = Sets::Image(Arc::clone(image), names.apply(&image.policies));
+        self.names = names;
+    }
+
+    /// Gives the sets that follow others the numbers of those.
+    pub fn succeed(&mut self, succession: &Succession) {
+        if let Sets::Image(image, named) = &mut self.sets {
+            self.names = self.names.after(image, succession);
+            *named = self.names.apply(&image.policies);
+        }
+        let entries = self.interfaces.values_mut();
+        for entry in entries.chain(self.cgroups.values_mut()) {
+            *entry = renumbered(*entry, |set| succession.settled(set));
         }
     }
 
@@ -176,7 +232,7 @@ impl Contents {
         for endpoint in &desired.endpoints {
             let mut entry = EndpointEntry {
                 id: endpoint.id,
-                ..with_sets(desired, endpoint.identity)
+                ..self.named(with_sets(desired, endpoint.identity))
             };
             if endpoint.audit {
                 entry.flags |= endpoint_flag::AUDIT;
@@ -221,7 +277,7 @@ impl Contents {
                     id: HOST_ENDPOINT,
                     flags,
                     adopt_until,
-                    ..with_sets(desired, identity::HOST)
+                    ..self.named(with_sets(desired, identity::HOST))
                 },
             );
         }
@@ -296,6 +352,15 @@ pub(super) fn with_sets(desired: &Desired, identity: u32) -> EndpointEntry {
                 sets: *numbers,
             };
         }
+    }
+    entry
+}
+
+/// An entry with other numbers for its sets, those of now and of later.
+fn renumbered(mut entry: EndpointEntry, number: impl Fn(u32) -> u32) -> EndpointEntry {
+    entry.sets = entry.sets.map(&number);
+    for later in &mut entry.later {
+        later.sets = later.sets.map(&number);
     }
     entry
 }

@@ -19,6 +19,7 @@ mod read;
 mod refusals;
 mod settings;
 mod stage;
+mod succession;
 mod sys;
 mod table;
 #[cfg(test)]
@@ -171,9 +172,9 @@ impl Datapath {
         if self.astray {
             self.contents = Contents::read(&self.tables)?;
         }
-        let new = Contents::desired(desired, &self.contents, clock::seconds());
+        let mut new = Contents::desired(desired, &self.contents, clock::seconds());
         let host = contents::with_sets(desired, identity::HOST);
-        let plan = Plan::between(&self.contents, &new, &host, self.transients.next());
+        let plan = Plan::between(&self.contents, &mut new, &host, self.transients.next());
         plan.check_room(&self.contents, &self.settings.capacities)?;
         let block_at_tc = self.settings.xdp == XdpMode::Off;
         let sockets_at_tc = self.settings.cgroup_root.is_none();
@@ -268,7 +269,7 @@ impl Datapath {
 
     fn take<'p>(&self, stage: &'p Stage, done: &mut Vec<&'p Stage>) -> Result<(), TableError> {
         #[cfg(test)]
-        tests::before_stage(done.len());
+        tests::before_stage(done.len())?;
         done.push(stage);
         stage.write(&self.tables)
     }
@@ -301,10 +302,10 @@ impl Datapath {
         first: bool,
     ) -> Result<(), DatapathError> {
         #[cfg(test)]
-        tests::before_stage(5);
+        tests::before_stage(5)?;
         plan.gone.write(&self.tables)?;
         #[cfg(test)]
-        tests::before_stage(6);
+        tests::before_stage(6)?;
         if !(plan.settle.is_empty() && plan.gone.is_empty() || plan.clean.is_empty()) {
             self.wait()?;
         }

@@ -24,6 +24,16 @@ pub struct TableError {
 }
 
 impl TableError {
+    /// As of a kernel that has had enough.
+    #[cfg(test)]
+    pub fn refused() -> Self {
+        Self {
+            map: "POLICIES",
+            action: "write",
+            source: io::Error::from_raw_os_error(libc::ENOMEM),
+        }
+    }
+
     /// Whether the map had no room.
     pub fn is_full(&self) -> bool {
         matches!(

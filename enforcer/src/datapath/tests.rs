@@ -28,9 +28,12 @@ use super::{
     desired::{DesiredEndpoint, EndpointPlace, NodeConfig},
     *,
 };
-use crate::compile::{
-    bridge::TRANSIENT,
-    image::{Image, Sets},
+use crate::{
+    compile::{
+        bridge::TRANSIENT,
+        image::{Image, Sets},
+    },
+    policy::model::Moment,
 };
 
 thread_local! {
@@ -38,16 +41,22 @@ thread_local! {
     pub(super) static WITHOUT_BRIDGE: Cell<bool> = const { Cell::new(false) };
     /// The stage before which the daemon dies.
     static DIES_BEFORE: Cell<Option<usize>> = const { Cell::new(None) };
+    /// The stage that the kernel refuses.
+    static FAILS_BEFORE: Cell<Option<usize>> = const { Cell::new(None) };
 }
 
 /// What a panic carries that stands for the death of the daemon.
 struct Death;
 
 /// Called by the datapath before every stage.
-pub(super) fn before_stage(stage: usize) {
+pub(super) fn before_stage(stage: usize) -> Result<(), TableError> {
     if DIES_BEFORE.get() == Some(stage) {
         resume_unwind(Box::new(Death));
     }
+    if FAILS_BEFORE.get() == Some(stage) {
+        return Err(TableError::refused());
+    }
+    Ok(())
 }
 
 /// Pins that go with the test.
@@ -337,6 +346,103 @@ fn what_a_daemon_left_that_died_on_the_way_is_repaired() {
             });
             assert_eq!(wrong, 0, "at {stage}");
         }
+    });
+}
+
+#[test]
+fn a_set_that_differs_in_a_few_peers_is_changed_where_it_is() {
+    alone(|| {
+        let pins = Pins::new("place");
+        let (mut datapath, _) = pins.open(|_| ());
+        datapath.apply(&policy(0)).expect("there is room");
+        let sets = |datapath: &Datapath| datapath.contents.interfaces[&LOOPBACK].sets;
+        assert_eq!(sets(&datapath), [10, 20]);
+        let hooks = Hooks::of(&mut datapath);
+        let (judged, wrong) = under_traffic(&hooks, || {
+            for version in [1, 2, 0, 3] {
+                let generation = datapath.generation();
+                datapath.apply(&policy(version)).expect("there is room");
+                // The egress set is another one altogether.
+                assert_eq!(sets(&datapath), [10 + version, 20]);
+                assert!(datapath.generation() > generation);
+                assert_eq!(leftovers(&datapath, &policy(version)), 0);
+                assert_eq!(transients(&datapath), 0);
+            }
+            // The next daemon finds it under a number that the image does not know it by.
+            drop(datapath);
+            let (mut next, adopted) = pins.open(|_| ());
+            assert_eq!(adopted, Adopted::Same);
+            next.apply(&policy(3)).expect("there is room");
+            assert_eq!(sets(&next), [13, 20]);
+            assert_eq!(leftovers(&next, &policy(3)), 0);
+            assert!(!next.apply(&policy(3)).expect("nothing to do").changed);
+            // What the image knows by that number is something else.
+            drop(next);
+            let (mut next, _) = pins.open(|_| ());
+            next.apply(&policy(0)).expect("there is room");
+            assert_eq!(leftovers(&next, &policy(0)), 0);
+        });
+        assert_eq!(wrong, 0, "of {judged} verdicts");
+    });
+}
+
+#[test]
+fn a_set_of_later_is_changed_where_it_is_like_one_of_now() {
+    let ahead = [Moment(1 << 32), Moment(1 << 33)];
+    let policy = |version| {
+        let mut desired = policy(version);
+        let image = Arc::make_mut(&mut desired.image);
+        let sets = image.sets.get_mut(&500).expect("it is there");
+        let [egress, ingress] = sets.numbers;
+        sets.later = vec![(ahead[0], [0, ingress]), (ahead[1], [egress, ingress])];
+        image.moments = ahead.to_vec();
+        desired
+    };
+    alone(|| {
+        let pins = Pins::new("later");
+        let (mut datapath, _) = pins.open(|_| ());
+        datapath.apply(&policy(0)).expect("there is room");
+        let hooks = Hooks::of(&mut datapath);
+        let (judged, wrong) = under_traffic(&hooks, || {
+            for version in [1, 2, 0, 3] {
+                datapath.apply(&policy(version)).expect("there is room");
+                let entry = datapath.contents.interfaces[&LOOPBACK];
+                let egress = 10 + version;
+                assert_eq!(entry.all_sets()[..3], [[egress, 20], [0, 20], [egress, 20]]);
+                assert_eq!(leftovers(&datapath, &policy(version)), 0);
+                assert_eq!(transients(&datapath), 0);
+            }
+            drop(datapath);
+            let (mut next, _) = pins.open(|_| ());
+            next.apply(&policy(3)).expect("there is room");
+            assert_eq!(leftovers(&next, &policy(3)), 0);
+            assert!(!next.apply(&policy(3)).expect("nothing to do").changed);
+        });
+        assert_eq!(wrong, 0, "of {judged} verdicts");
+    });
+}
+
+#[test]
+fn what_was_changed_in_place_is_changed_back_when_the_change_fails() {
+    alone(|| {
+        let pins = Pins::new("back");
+        let (mut datapath, _) = pins.open(|_| ());
+        datapath.apply(&policy(0)).expect("there is room");
+        let hooks = Hooks::of(&mut datapath);
+        let before = datapath.generation();
+        let (judged, wrong) = under_traffic(&hooks, || {
+            for _ in 0..20 {
+                FAILS_BEFORE.set(Some(4));
+                let outcome = datapath.apply(&policy(1));
+                FAILS_BEFORE.set(None);
+                assert!(outcome.is_err());
+                assert_eq!(leftovers(&datapath, &policy(0)), 0);
+            }
+        });
+        assert_eq!(wrong, 0, "of {judged} verdicts");
+        assert_eq!(datapath.generation(), before);
+        datapath.apply(&policy(1)).expect("there is room");
+        assert_eq!(leftovers(&datapath, &policy(1)), 0);
     });
 }
 
