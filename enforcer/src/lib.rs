@@ -13,6 +13,7 @@ pub mod daemon;
 pub mod datapath;
 pub mod formatting;
 pub mod git;
+pub mod heap;
 pub mod identity;
 pub mod inventory;
 pub mod kernel_handle;

@@ -11,7 +11,7 @@ use super::{
     in_force::InForce,
     kernel::{Applied, Kernel},
     mode,
-    reconciler::{NUMBER_GRACE, Reconciler, unix_milliseconds},
+    reconciler::{HEAP_REST, NUMBER_GRACE, Reconciler, unix_milliseconds},
     tree::LoadedTree,
 };
 use crate::{
@@ -159,6 +159,7 @@ impl<K: Kernel> Reconciler<K> {
         if !same_image {
             self.recompile = false;
             self.retire.get_or_insert(Instant::now() + NUMBER_GRACE);
+            self.heap_due = Some(Instant::now() + HEAP_REST);
         }
         self.trouble.host = None;
         self.shortfalls = plan.shortfalls;

@@ -27,6 +27,7 @@ use crate::{
     },
     compile::{Compiler, Limits, elsewhere::Elsewhere},
     datapath::clock::WallClock,
+    heap,
     identity::binding::Bindings,
     inventory::Snapshot,
     metrics::mode_name,
@@ -48,6 +49,8 @@ const LONGEST_RETRY: Duration = Duration::from_mins(1);
 pub(super) const NUMBER_GRACE: Duration = Duration::from_mins(15);
 /// How long the clock is not looked at while a boundary is awaited: it may be set meanwhile.
 const LONGEST_DOZE: Duration = Duration::from_secs(10);
+/// When nothing was compiled for this long, memory that it took is given back.
+pub(super) const HEAP_REST: Duration = Duration::from_millis(200);
 /// Signs of life where no service manager asks for them.
 const IDLE_TICK: Duration = Duration::from_hours(1);
 
@@ -98,6 +101,8 @@ pub struct Reconciler<K> {
     pub(super) retry: Option<(Instant, Duration)>,
     /// When the file of numbers is to be written.
     pub(super) numbers_due: Option<Instant>,
+    /// When memory is to be given back.
+    pub(super) heap_due: Option<Instant>,
     /// Numbers were given that are in no file.
     pub(super) numbers_unkept: bool,
     pub(super) compiler: Compiler,
@@ -153,6 +158,7 @@ impl<K: Kernel> Reconciler<K> {
             trial_deadline: None,
             retry: None,
             numbers_due: None,
+            heap_due: None,
             numbers_unkept: false,
             compiler: Compiler::default(),
             retire: None,
@@ -193,6 +199,11 @@ impl<K: Kernel> Reconciler<K> {
                 () = until(self.retry.map(|(at, _)| at)) => blocking(|| self.try_again()),
                 () = until(self.numbers_due) => {
                     blocking(|| self.numbers_at_rest());
+                    continue;
+                }
+                () = until(self.heap_due) => {
+                    self.heap_due = None;
+                    blocking(heap::give_back);
                     continue;
                 }
                 () = until(self.boundary) => blocking(|| self.cross_boundary()),
