@@ -190,9 +190,9 @@ fn note(notes: &mut HashMap<u32, Option<u32>>, key: Option<u32>, value: Option<u
         Entry::Vacant(place) => {
             place.insert(value);
         }
-        Entry::Occupied(mut noted) => {
-            if *noted.get() != value {
-                noted.insert(None);
+        Entry::Occupied(mut known) => {
+            if *known.get() != value {
+                known.insert(None);
             }
         }
     }
@@ -361,8 +361,8 @@ mod tests {
             assert!(held.part(given.of(set)).is_none(), "{set}");
         }
         assert_ne!(given.of(2), given.of(9));
-        let named = given.apply(&wanted.policies);
-        assert_eq!(named.part(2), wanted.policies.part(3));
+        let sets = given.apply(&wanted.policies);
+        assert_eq!(sets.part(2), wanted.policies.part(3));
         // Nothing is known of who has it.
         assert_eq!(names(&wanted, &[]).of(3), 3);
     }

@@ -3,6 +3,7 @@
 use std::{
     fs,
     net::{SocketAddr, UdpSocket},
+    path::Path,
     thread,
     time::{Duration, Instant},
 };
@@ -23,12 +24,15 @@ use super::{
     wire::{load_nftables, ruleset},
 };
 use crate::lab::{
-    Daemon, DaemonOptions, Lab, Place,
+    Daemon, DaemonOptions, Lab, Namespace, Place,
     namespace::{End, cable},
 };
 
 /// The first of the ports that are opened one after the other.
 const FIRST_PORT: u16 = 7_000;
+/// The size at which memory is promised: identities of peers, and policies that name them.
+const IDENTITIES: usize = 10_000;
+const POLICIES: usize = 1_000;
 /// How long the largest policy may take to come into force at the start.
 const START: Duration = Duration::from_mins(3);
 
@@ -46,12 +50,12 @@ pub fn measure(options: &Options) -> Result<Vec<PlainFigure>> {
         figures.extend(with_daemon(rules, options.turns)?);
         figures.extend(replace(rules)?);
     }
+    figures.push(at_rest()?);
     Ok(figures)
 }
 
-/// A real daemon, a real file, and a packet that gets through as soon as the file says so.
-fn with_daemon(rules: usize, turns: usize) -> Result<Vec<PlainFigure>> {
-    let lab = Lab::new()?;
+/// A host and a workload behind a link.
+fn cabled(lab: &Lab) -> Result<(Namespace, Namespace)> {
     let host = lab.namespace("host")?;
     let work = lab.namespace("work")?;
     cable(
@@ -68,8 +72,11 @@ fn with_daemon(rules: usize, turns: usize) -> Result<Vec<PlainFigure>> {
             v6: policy::SERVER6,
         },
     )?;
-    let tree = lab.folder().join("policies");
-    policy::write(&tree, rules, 0)?;
+    Ok((host, work))
+}
+
+/// A daemon that has put a tree of `rules` rules in force.
+fn ready(lab: &Lab, host: &Namespace, tree: &Path, rules: usize) -> Result<Daemon> {
     let room = policy::capacities(rules);
     let mut extra = vec!["--metrics".to_owned(), "off".to_owned()];
     for (name, value) in [
@@ -81,15 +88,15 @@ fn with_daemon(rules: usize, turns: usize) -> Result<Vec<PlainFigure>> {
     ] {
         extra.extend([format!("--max-{name}"), value.to_string()]);
     }
-    let place = Place::new("bench", &host, lab.cgroup("daemon")?)?;
+    let place = Place::new("bench", host, lab.cgroup("daemon")?)?;
     let mut daemon = Daemon::prepare(
-        &lab,
+        lab,
         DaemonOptions {
             name: "bench".to_owned(),
             place,
             cgroup_root: lab.cgroups().to_owned(),
             uplinks: vec!["none".to_owned()],
-            policies: tree.clone(),
+            policies: tree.to_owned(),
             mode: Some("enforce"),
             extra,
         },
@@ -103,6 +110,44 @@ fn with_daemon(rules: usize, turns: usize) -> Result<Vec<PlainFigure>> {
         );
         ensure!(daemon.pid().is_ok(), "{error:#}");
     }
+    Ok(daemon)
+}
+
+/// What the kernel says of a daemon's memory, in MiB.
+fn memory(daemon: &Daemon, name: &str) -> Result<f64> {
+    Ok(kilobytes(daemon.pid()?, name)? / 1024.0)
+}
+
+/// Memory at [`IDENTITIES`] and [`POLICIES`], at rest.
+fn at_rest() -> Result<PlainFigure> {
+    progress(&format!("memory with {IDENTITIES} identities"));
+    let lab = Lab::new()?;
+    let (host, _work) = cabled(&lab)?;
+    let tree = lab.folder().join("policies");
+    let rules = IDENTITIES / 2;
+    policy::write_in(&tree, rules, 0, rules / POLICIES)?;
+    let mut daemon = ready(&lab, &host, &tree, rules)?;
+    thread::sleep(Duration::from_secs(2));
+    let mut resident = figure(
+        "daemon memory (RSS), 10,000 identities in 1,000 policies",
+        rules,
+        "MiB",
+        memory(&daemon, "VmRSS:")?,
+    );
+    resident.target = Some(64.0);
+    daemon.stop()?;
+    daemon.detach()?;
+    Ok(resident)
+}
+
+/// A real daemon, a real file, and a packet that gets through as soon as the file says so.
+fn with_daemon(rules: usize, turns: usize) -> Result<Vec<PlainFigure>> {
+    let lab = Lab::new()?;
+    let (host, work) = cabled(&lab)?;
+    let tree = lab.folder().join("policies");
+    policy::write(&tree, rules, 0)?;
+    let started = Instant::now();
+    let mut daemon = ready(&lab, &host, &tree, rules)?;
     let mut figures = vec![figure(
         "daemon started to enforced",
         rules,
@@ -144,22 +189,13 @@ fn with_daemon(rules: usize, turns: usize) -> Result<Vec<PlainFigure>> {
     change.target = Some(50.0);
     figures.push(change);
 
-    let pid = daemon.pid()?;
-    let mut resident = figure(
-        "daemon memory (RSS)",
-        rules,
-        "MiB",
-        kilobytes(pid, "VmRSS:")? / 1024.0,
-    );
-    resident.target = (rules == 10_000).then_some(64.0);
-    figures.push(resident);
-    figures.push(figure(
-        "daemon memory at its most",
-        rules,
-        "MiB",
-        kilobytes(pid, "VmHWM:")? / 1024.0,
-    ));
-    let maps = bpf::map_memory(pid)? as f64 / f64::from(1 << 20);
+    for (what, name) in [
+        ("daemon memory (RSS)", "VmRSS:"),
+        ("daemon memory at its most", "VmHWM:"),
+    ] {
+        figures.push(figure(what, rules, "MiB", memory(&daemon, name)?));
+    }
+    let maps = bpf::map_memory(daemon.pid()?)? as f64 / f64::from(1 << 20);
     figures.push(figure("map memory", rules, "MiB", maps));
     daemon.stop()?;
     daemon.detach()?;
@@ -179,22 +215,7 @@ pub(super) fn kilobytes(pid: u32, name: &str) -> Result<f64> {
 /// Every rule replaced by another, in one step.
 fn replace(rules: usize) -> Result<Vec<PlainFigure>> {
     let lab = Lab::new()?;
-    let host = lab.namespace("host")?;
-    let work = lab.namespace("work")?;
-    cable(
-        &End {
-            namespace: &host,
-            link: LINK,
-            v4: policy::CLIENT4,
-            v6: policy::CLIENT6,
-        },
-        &End {
-            namespace: &work,
-            link: "eth0",
-            v4: SERVER4,
-            v6: policy::SERVER6,
-        },
-    )?;
+    let (host, work) = cabled(&lab)?;
     fs::create_dir_all(lab.pins())?;
     let ifindex = host.ifindex(LINK)?;
     let mut numbers = Numbers::default();
@@ -218,10 +239,13 @@ fn replace(rules: usize) -> Result<Vec<PlainFigure>> {
     let ours = host.enter(|| {
         let (mut datapath, _) = Datapath::open(&settings)?;
         datapath.apply(&states[0])?;
-        let start = bpf::thread_time();
+        let (start, in_kernel) = (bpf::thread_time(), kernel_time()?);
         datapath.apply(&states[1])?;
-        anyhow::Ok((bpf::thread_time() - start) as f64 / 1e6)
+        let in_kernel = kernel_time()?.saturating_sub(in_kernel);
+        let all = (bpf::thread_time() - start) as f64 / 1e6;
+        anyhow::Ok((all, in_kernel.as_secs_f64() * 1e3))
     })??;
+    let (ours, in_kernel) = ours;
     Datapath::detach(&settings.pin_dir)?;
 
     load_nftables(&work, &ruleset(rules, 0))?;
@@ -233,8 +257,11 @@ fn replace(rules: usize) -> Result<Vec<PlainFigure>> {
         figure("read and compile everything", rules, "ms CPU", compiled),
         PlainFigure {
             nftables: Some(nftables),
-            target: (rules == 100_000).then_some(60.0),
             ..figure("every rule replaced at once", rules, "ms CPU", ours)
+        },
+        PlainFigure {
+            target: (rules == 100_000).then_some(60.0),
+            ..figure("of that in the kernel", rules, "ms CPU", in_kernel)
         },
     ])
 }
@@ -242,12 +269,16 @@ fn replace(rules: usize) -> Result<Vec<PlainFigure>> {
 /// CPU time of the programs that this process has waited for.
 fn children_time() -> Result<Duration> {
     let usage = getrusage(UsageWho::RUSAGE_CHILDREN)?;
-    let micros = |time: nix::sys::time::TimeVal| {
-        u64::try_from(time.tv_sec() * 1_000_000 + time.tv_usec()).unwrap_or(0)
-    };
-    Ok(Duration::from_micros(
-        micros(usage.user_time()) + micros(usage.system_time()),
-    ))
+    Ok(duration(usage.user_time()) + duration(usage.system_time()))
+}
+
+/// CPU time of this thread in the kernel.
+fn kernel_time() -> Result<Duration> {
+    Ok(duration(getrusage(UsageWho::RUSAGE_THREAD)?.system_time()))
+}
+
+fn duration(time: nix::sys::time::TimeVal) -> Duration {
+    Duration::from_micros(u64::try_from(time.tv_sec() * 1_000_000 + time.tv_usec()).unwrap_or(0))
 }
 
 fn figure(what: &str, rules: usize, unit: &str, ours: f64) -> PlainFigure {

@@ -41,7 +41,7 @@ pub const CLOSED: u16 = 5299;
 pub const LINK: &str = "bench0";
 /// The cgroup where the workload `unit` is, below the lab's.
 pub const UNIT: &str = "/unit";
-/// Rules in a policy, and policies in a file: as people would write them.
+/// Rules in a policy, which is a file: as people would write them.
 const RULES_IN_A_POLICY: usize = 100;
 
 /// The `index`th source that may: the client first, then others.
@@ -73,15 +73,20 @@ pub fn source(index: usize, v6: bool) -> IpAddr {
 
 /// Writes a tree of `rules` rules into a folder, from the `first`th source on.
 pub fn write(folder: &Path, rules: usize, first: usize) -> Result<()> {
+    write_in(folder, rules, first, RULES_IN_A_POLICY)
+}
+
+/// [`write`], with another number of rules in each policy. Every rule names two identities.
+pub fn write_in(folder: &Path, rules: usize, first: usize, in_a_policy: usize) -> Result<()> {
     fs::create_dir_all(folder)?;
     fs::write(folder.join("workloads.yaml"), workloads())?;
-    for (number, start) in (0..rules).step_by(RULES_IN_A_POLICY).enumerate() {
+    for (number, start) in (0..rules).step_by(in_a_policy).enumerate() {
         let mut text = format!(
             "apiVersion: enforcer.dev/v1alpha1\nkind: SegmentPolicy\n\
              metadata: {{name: sources-{number}, namespace: bench}}\n\
              spec:\n  selector: {{matchLabels: {{app: server}}}}\n  ingress:\n"
         );
-        for index in start..(start + RULES_IN_A_POLICY).min(rules) {
+        for index in start..(start + in_a_policy).min(rules) {
             // The client stays, whatever the others are.
             let index = if index == 0 { 0 } else { first + index };
             writeln!(
