@@ -257,11 +257,11 @@ fn a_port_that_nobody_knows_yet_is_open_to_nobody() -> Result<()> {
         };
         let mut tries = 0;
         while tries < 5 || Instant::now() < deadline {
-            let tried = scene
+            let attempt = scene
                 .b
                 .place
                 .expect(FlowProtocol::Tcp, port.ip(), 8080, Expect::Denied);
-            tried.context("a port that is new")?;
+            attempt.context("a port that is new")?;
             tries += 1;
             if tries >= 5 && known(&tests::lab::fleet::status(&front)?) {
                 break;
