@@ -245,6 +245,37 @@ fn only_tls_of_today_with_a_certificate() -> Result<()> {
 }
 
 #[test]
+fn a_handshake_that_takes_too_long_is_ended() -> Result<()> {
+    let scene = Scene::new(&[])?;
+    let took = scene.web().enter(|| -> Result<Duration> {
+        let mut stream = TcpStream::connect(SERVER)?;
+        let began = Instant::now();
+        // A byte a second: it never rests, and never comes to an end.
+        let mut bytes = [0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3].into_iter().cycle();
+        loop {
+            let byte = bytes.next().context("they never end")?;
+            if stream.write_all(&[byte]).is_err() {
+                return Ok(began.elapsed());
+            }
+            stream.set_read_timeout(Some(Duration::from_secs(1)))?;
+            match stream.read(&mut [0; 64]) {
+                Ok(0) => return Ok(began.elapsed()),
+                Ok(_) => {}
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+                Err(_) => return Ok(began.elapsed()),
+            }
+            anyhow::ensure!(
+                began.elapsed() < tests::lab::patient(Duration::from_secs(20)),
+                "it is not ended"
+            );
+        }
+    })??;
+    assert!(took >= Duration::from_secs(4), "{took:?}");
+    assert_eq!(scene.refused("handshake-timeout")?, 1);
+    scene.expect_served(&scene.pki.issue("web", &[])?)
+}
+
+#[test]
 fn huge_and_malformed_requests_are_refused_and_others_served() -> Result<()> {
     let scene = Scene::new(&[])?;
     let web = scene.web();

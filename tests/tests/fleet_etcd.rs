@@ -447,3 +447,59 @@ fn a_watcher_that_missed_what_is_not_kept_lists_anew() -> Result<()> {
     expect(&web, &api, 8080, Expect::Open)?;
     Ok(())
 }
+
+/// The roles of docs/fleet.md: a node's credential changes its own record, and no other one.
+#[test]
+fn with_roles_a_node_writes_its_own_record_and_no_other() -> Result<()> {
+    let scene = Scene::new()?;
+    let ctl = |arguments: &[&str]| scene.fleet.etcd.ctl("root", arguments);
+    ctl(&["role", "add", "enforcer-reader"])?;
+    let read = "role grant-permission enforcer-reader read /enforcer/nodes/ --prefix";
+    ctl(&read.split(' ').collect::<Vec<_>>())?;
+    // As lab clients are called.
+    for node in ["front", "back"] {
+        let user = format!("client-{node}");
+        ctl(&["role", "add", &user])?;
+        let key = format!("/enforcer/nodes/{node}");
+        ctl(&["role", "grant-permission", &user, "readwrite", &key])?;
+        ctl(&["user", "add", &user, "--no-password"])?;
+        ctl(&["user", "grant-role", &user, "enforcer-reader"])?;
+        ctl(&["user", "grant-role", &user, &user])?;
+    }
+    ctl(&["user", "add", "root", "--no-password"])?;
+    ctl(&["user", "grant-role", "root", "root"])?;
+    ctl(&["auth", "enable"])?;
+
+    let front = scene.start(&scene.shop.front, &[WEB], &[])?;
+    let back = scene.start(&scene.shop.back, &[API], &[])?;
+    knows(&front, 1)?;
+    wait_for(&back, "the other node", |s| s.connected && s.known == 2)?;
+    // What a stolen credential of a node may do.
+    let etcd = &scene.fleet.etcd;
+    let stolen = |arguments: &[&str]| etcd.ctl("client-front", arguments);
+    stolen(&["get", "/enforcer/nodes/back"])?;
+    for forbidden in [
+        &["put", "/enforcer/nodes/back", "x"][..],
+        &["del", "/enforcer/nodes/back"],
+        &["del", "/enforcer/nodes/", "--prefix"],
+        &["put", "/enforcer/nodes/frontier", "x"],
+        &["put", "/elsewhere", "x"],
+        &["role", "add", "more"],
+    ] {
+        let refused = stolen(forbidden).expect_err("it was let");
+        let refused = refused.to_string();
+        ensure!(
+            refused.contains("permission denied"),
+            "{forbidden:?}: {refused}"
+        );
+    }
+    let status = fleet::status(&back)?;
+    ensure!(status.counts.overwritten == 0, "{status:#?}");
+    // Its own it may.
+    stolen(&["put", "/enforcer/nodes/front", "x"])?;
+    wait_for(&front, "it is put back", |s| s.counts.overwritten == 1)?;
+    // A user that nobody made reads nothing.
+    let stranger = etcd.ctl("client-stranger", &["get", "/enforcer/nodes/back"]);
+    ensure!(stranger.is_err(), "{stranger:?}");
+    Ok(())
+}

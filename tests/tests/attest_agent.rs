@@ -1,0 +1,291 @@
+//! The long-running `enforcer attest`, and to whom a proof belongs in the end.
+
+use std::{
+    os::unix::net::UnixDatagram,
+    process::{Child, Stdio},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use enforcer::api::status::EndpointStatus;
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use tests::lab::{
+    Daemon, Expect, FlowProtocol, Lab, Place, patient,
+    pki::{Identity, Pki, trust_domain},
+    shop::Shop,
+    tree::Tree,
+};
+
+const TREE: &str = "\
+apiVersion: enforcer.dev/v1alpha1
+kind: Workload
+metadata: {name: web, namespace: shop, labels: {app: web}}
+spec: {cgroup: /shop/web, spiffeId: 'spiffe://example.org/web'}
+---
+apiVersion: enforcer.dev/v1alpha1
+kind: Workload
+metadata: {name: inner, namespace: shop, labels: {app: inner}}
+spec: {cgroup: /shop/web/inner, spiffeId: 'spiffe://example.org/inner'}
+---
+apiVersion: enforcer.dev/v1alpha1
+kind: Workload
+metadata: {name: store, namespace: shop, labels: {app: store}}
+spec: {cgroup: /shop/store}
+---
+apiVersion: enforcer.dev/v1alpha1
+kind: SegmentPolicy
+metadata: {name: store, namespace: shop}
+spec:
+  selector: {matchLabels: {app: store}}
+  ingress:
+    - name: proven
+      from: [{spiffeId: 'spiffe://example.org/web', assurance: attested}]
+      ports: [7000/tcp]
+---
+";
+
+const SERVER: &str = "127.0.0.1:9465";
+const URL: &str = "https://127.0.0.1:9465/v1/attest";
+
+struct Scene {
+    daemon: Daemon,
+    tree: Tree,
+    pki: Pki,
+    shop: Shop,
+    lab: Lab,
+}
+
+impl Scene {
+    fn new() -> Result<Self> {
+        let lab = Lab::new()?;
+        let shop = Shop::build(&lab)?;
+        let pki = Pki::new(&lab, "pki")?;
+        let tree = Tree::empty(&lab, "policies")?;
+        tree.write("tree.yaml", TREE)?;
+        tree.write("trust.yaml", &trust_domain(&pki.bundle(), &[]))?;
+        let mut options = shop.front.daemon_options(tree.path())?;
+        options.extra = pki.daemon_flags("front")?;
+        Ok(Self {
+            daemon: Daemon::start(&lab, options)?,
+            tree,
+            pki,
+            shop,
+            lab,
+        })
+    }
+
+    fn web(&self) -> &Place {
+        &self.shop.web.place
+    }
+
+    fn assurance(&self, name: &str) -> Result<String> {
+        let endpoints: Vec<EndpointStatus> = self.daemon.ask_json(&["endpoints"])?;
+        let endpoint = endpoints.iter().find(|e| e.name == name);
+        let endpoint = endpoint.with_context(|| format!("{name} has no endpoint"))?;
+        Ok(endpoint.assurance.name().to_owned())
+    }
+
+    fn wait_for(&self, name: &str, wanted: &str) -> Result<()> {
+        let deadline = Instant::now() + patient(Duration::from_secs(10));
+        while self.assurance(name)? != wanted {
+            let log = || self.daemon.log();
+            ensure!(
+                Instant::now() < deadline,
+                "{name} is not {wanted}: {}",
+                log()
+            );
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        Ok(())
+    }
+
+    fn store_is(&self, from: &Place, expect: Expect) -> Result<()> {
+        let store = self.shop.web.ip(false);
+        from.expect(FlowProtocol::Tcp, store, 7000, expect)?;
+        Ok(())
+    }
+
+    fn refused(&self, reason: &str) -> Result<u64> {
+        let reason = format!("reason=\"{reason}\"");
+        let labels = ["event=\"refuse\"", reason.as_str()];
+        self.daemon
+            .metric("enforcer_attestation_events_total", &labels)
+    }
+}
+
+/// The agent, with whoever is told that it is ready.
+struct Agent {
+    child: Child,
+    manager: UnixDatagram,
+}
+
+impl Agent {
+    fn start(scene: &Scene, identity: &Identity, flags: &[&str]) -> Result<Self> {
+        let path = scene.lab.folder().join("notify");
+        let _ = std::fs::remove_file(&path);
+        let manager = UnixDatagram::bind(&path)?;
+        let child = identity
+            .attest_command(scene.web(), SERVER)?
+            .args(flags)
+            .env("NOTIFY_SOCKET", &path)
+            .stdout(Stdio::null())
+            .spawn()?;
+        Ok(Self { child, manager })
+    }
+
+    /// What the service manager is told next.
+    fn hears(&self, within: Duration) -> Result<String> {
+        self.manager.set_read_timeout(Some(patient(within)))?;
+        let mut bytes = [0; 4096];
+        let length = self.manager.recv(&mut bytes).context("nothing was told")?;
+        Ok(String::from_utf8_lossy(&bytes[..length]).into_owned())
+    }
+
+    fn terminate(&mut self) -> Result<()> {
+        kill(Pid::from_raw(self.child.id().try_into()?), Signal::SIGTERM)?;
+        let status = self.child.wait()?;
+        ensure!(status.success(), "{status:?}");
+        Ok(())
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        // It may have ended.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn the_agent_says_when_it_is_ready_and_renews_before_a_lease_ends() -> Result<()> {
+    let scene = Scene::new()?;
+    let _server = scene.shop.front.place("/shop/store")?.serve(&[7000], &[])?;
+    let identity = scene.pki.issue("web", &[])?;
+    scene.store_is(scene.web(), Expect::Denied)?;
+    let mut agent = Agent::start(&scene, &identity, &["--lease", "4s"])?;
+    let told = agent.hears(Duration::from_secs(10))?;
+    ensure!(told.starts_with("READY=1\n"), "{told}");
+    ensure!(
+        told.contains("spiffe://example.org/web is proven"),
+        "{told}"
+    );
+    // Whoever waited for that gets through, and what it opens lives through every renewal.
+    scene.store_is(scene.web(), Expect::Open)?;
+    let address = scene.shop.web.v4(7000);
+    let mut held = scene
+        .web()
+        .hold(address, 1, Some(Duration::from_millis(50)))?;
+    for _ in 0..4 {
+        let told = agent.hears(Duration::from_secs(10))?;
+        ensure!(
+            told.starts_with("STATUS=spiffe://example.org/web"),
+            "{told}"
+        );
+        ensure!(scene.assurance("web")? == "attested");
+    }
+    held.ensure_alive()?;
+    // Asked to stop, it takes its proof back.
+    agent.terminate()?;
+    scene.wait_for("web", "kernel")?;
+    held.wait_for_death(Duration::from_secs(10))?;
+    scene.store_is(scene.web(), Expect::Denied)?;
+    Ok(())
+}
+
+#[test]
+fn the_agent_takes_new_files_up_without_a_gap() -> Result<()> {
+    let scene = Scene::new()?;
+    let _server = scene.shop.front.place("/shop/store")?.serve(&[7000], &[])?;
+    let identity = scene.pki.issue("web", &[])?;
+    let old = identity.serial()?;
+    let mut agent = Agent::start(&scene, &identity, &["--keep"])?;
+    agent.hears(Duration::from_secs(10))?;
+    let address = scene.shop.web.v4(7000);
+    let mut held = scene
+        .web()
+        .hold(address, 1, Some(Duration::from_millis(50)))?;
+    // Long before its lease ends: the files say so.
+    let renewed = scene.pki.issue("web", &[])?;
+    ensure!(renewed.certificate == identity.certificate && renewed.serial()? != old);
+    let told = agent.hears(Duration::from_secs(10))?;
+    ensure!(told.contains("is proven"), "{told}");
+    // The old certificate is worth nothing any more, and nobody notices.
+    let revoked = trust_domain(&scene.pki.bundle(), &[&old]);
+    scene.tree.write("trust.yaml", &revoked)?;
+    std::thread::sleep(Duration::from_secs(2));
+    held.ensure_alive()?;
+    ensure!(scene.assurance("web")? == "attested");
+    // Told to leave the proof to its lease.
+    agent.terminate()?;
+    ensure!(scene.assurance("web")? == "attested");
+    scene.store_is(scene.web(), Expect::Open)?;
+    Ok(())
+}
+
+#[test]
+fn a_proof_is_the_cgroups_whatever_is_executed_in_it() -> Result<()> {
+    let scene = Scene::new()?;
+    let _server = scene.shop.front.place("/shop/store")?.serve(&[7000], &[])?;
+    let identity = scene.pki.issue("web", &[])?;
+    let connect = format!("exec 3<>/dev/tcp/{}/7000", scene.shop.web.ip(false));
+    let run = |script: String| -> Result<bool> {
+        let mut command = scene.web().command("timeout")?;
+        let output = command.args(["5", "bash", "-c", &script]).output()?;
+        Ok(output.status.success())
+    };
+    ensure!(!run(connect.clone())?, "open without a proof");
+    let shown = |file: &std::path::Path| file.display().to_string();
+    let attest = format!(
+        "curl -s --fail -X POST --cert {} --key {} --cacert {} {URL}",
+        shown(&identity.certificate),
+        shown(&identity.key),
+        shown(&identity.bundle),
+    );
+    // The same process becomes another program, which has the identity all the same; so does
+    // every other process of the cgroup. SECURITY.md says so.
+    ensure!(run(format!("{attest} && exec bash -c '{connect}'"))?);
+    scene.store_is(scene.web(), Expect::Open)?;
+    // Not outside of it, nor inside where somebody else is.
+    let outside = scene.shop.front.place("system")?;
+    scene.store_is(&outside, Expect::Denied)?;
+    let inner = scene.shop.front.place("/shop/web/inner")?;
+    scene.wait_for("inner", "kernel")?;
+    scene.store_is(&inner, Expect::Denied)?;
+    Ok(())
+}
+
+#[test]
+fn the_nearest_endpoint_is_the_one_that_is_proven() -> Result<()> {
+    let scene = Scene::new()?;
+    let inner = scene.shop.front.place("/shop/web/inner")?;
+    let deeper = scene.shop.front.place("/shop/web/inner/deeper")?;
+    let beside = scene.shop.front.place("/shop/web/beside")?;
+    let web = scene.pki.issue("web", &[])?;
+    let own = scene.pki.issue("inner", &[])?;
+    scene.wait_for("inner", "kernel")?;
+    // Below an endpoint, but nearer to another one.
+    let before = scene.refused("wrong-workload")?;
+    for place in [&inner, &deeper] {
+        let refused = web.attest(place, SERVER, &[])?;
+        ensure!(refused.status.code() == Some(1), "{refused:?}");
+    }
+    ensure!(scene.refused("wrong-workload")? == before + 2);
+    ensure!(own.attest(&deeper, SERVER, &[])?.status.success());
+    ensure!(scene.assurance("inner")? == "attested" && scene.assurance("web")? == "kernel");
+    // Below it, and nearer to none.
+    ensure!(web.attest(&beside, SERVER, &[])?.status.success());
+    ensure!(scene.assurance("web")? == "attested");
+
+    // A process that has proven itself outside and goes inside is the other one's then.
+    let mut agent = Agent::start(&scene, &web, &["--lease", "600s"])?;
+    agent.hears(Duration::from_secs(10))?;
+    let procs = inner.cgroup().join("cgroup.procs");
+    std::fs::write(procs, agent.child.id().to_string())?;
+    scene.wait_for("web", "kernel")?;
+    agent.child.kill()?;
+    Ok(())
+}
