@@ -76,7 +76,7 @@ pub fn write(folder: &Path, rules: usize, first: usize) -> Result<()> {
     write_in(folder, rules, first, RULES_IN_A_POLICY)
 }
 
-/// [`write`], with another number of rules in each policy. Every rule names two identities.
+/// [`write()`], with another number of rules in each policy. Every rule names two identities.
 pub fn write_in(folder: &Path, rules: usize, first: usize, in_a_policy: usize) -> Result<()> {
     fs::create_dir_all(folder)?;
     fs::write(folder.join("workloads.yaml"), workloads())?;
