@@ -384,7 +384,10 @@ mod tests {
         }
 
         #[test]
-        fn any_entry_is_read_or_refused(key in any::<[u8; 48]>(), entry in any::<[u8; 48]>()) {
+        fn any_entry_is_read_or_refused(
+            key in any::<[u8; size_of::<DeniedKey>()]>(),
+            entry in any::<[u8; size_of::<DeniedEntry>()]>(),
+        ) {
             let _ = denied(&bytemuck::cast(key), &bytemuck::cast(entry));
         }
     }
