@@ -183,6 +183,14 @@ fn services_are_found_and_stay_enforced_through_restart_and_crash() -> Result<()
     let daemon = machine.daemon()?;
     let enforced = |unit: &str, ports: [u16; 2]| -> Result<()> {
         machine.expect(ports[0], Expect::Open)?;
+        // A new cgroup is enrolled some milliseconds after it appears; this node lets unknown
+        // workloads talk until then.
+        let deadline = Instant::now() + Duration::from_secs(2);
+        while let Err(error) = machine.expect(ports[1], Expect::Denied) {
+            if Instant::now() > deadline {
+                return Err(error);
+            }
+        }
         machine.expect(ports[1], Expect::Denied)?;
         let place = systemd.unit_place(unit)?;
         let (to, port) = (machine.outside.ip(), machine.outside.port());
