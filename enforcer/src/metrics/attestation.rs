@@ -12,7 +12,10 @@ use prometheus_client::{
 
 use crate::{
     identity::{
-        attest::{AttestView, journal::Subject},
+        attest::{
+            AttestView,
+            journal::{Journal, Subject},
+        },
         workload_api::{WorkloadApiView, client::ProviderStats},
     },
     metrics::kernel::{counter, gauge},
@@ -28,27 +31,39 @@ struct EventLabels {
     reason: String,
 }
 
+/// The events of one door, and how many of them were only counted: each with its name and help.
+fn encode_events(
+    encoder: &mut DescriptorEncoder<'_>,
+    journal: &Journal,
+    subject: Subject,
+    events: (&str, &str),
+    suppressed: (&str, &str),
+) -> Result<(), fmt::Error> {
+    let mut metric = counter(encoder, events.0, events.1)?;
+    for (event, reason, count) in journal.counts(subject) {
+        let event = event.name();
+        metric
+            .encode_family(&EventLabels { event, reason })?
+            .encode_counter::<NoLabelSet, _, u64>(&count, None)?;
+    }
+    counter(encoder, suppressed.0, suppressed.1)?
+        .encode_counter::<NoLabelSet, _, u64>(&journal.suppressed(subject), None)
+}
+
 impl Collector for AttestationCollector {
     fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), fmt::Error> {
-        let mut metric = counter(
+        encode_events(
             &mut encoder,
-            "attestation_events",
-            "Proofs that were bound, renewed, ended or refused, by reason",
-        )?;
-        for (event, reason, count) in self.0.journal.counts(Subject::Attestation) {
-            let event = event.name();
-            metric
-                .encode_family(&EventLabels { event, reason })?
-                .encode_counter::<NoLabelSet, _, u64>(&count, None)?;
-        }
-        counter(
-            &mut encoder,
-            "attestation_events_suppressed",
-            "Events of attestation that were counted but neither logged nor kept",
-        )?
-        .encode_counter::<NoLabelSet, _, u64>(
-            &self.0.journal.suppressed(Subject::Attestation),
-            None,
+            &self.0.journal,
+            Subject::Attestation,
+            (
+                "attestation_events",
+                "Proofs that were bound, renewed, ended or refused, by reason",
+            ),
+            (
+                "attestation_events_suppressed",
+                "Events of attestation that were counted but neither logged nor kept",
+            ),
         )?;
         let bindings = self.0.bindings.borrow().len();
         gauge(
@@ -103,25 +118,18 @@ pub(super) struct WorkloadApiCollector(pub(super) WorkloadApiView);
 
 impl Collector for WorkloadApiCollector {
     fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), fmt::Error> {
-        let mut metric = counter(
+        encode_events(
             &mut encoder,
-            "workload_api_events",
-            "SVIDs that were issued to workloads, and requests that were refused, by reason",
-        )?;
-        for (event, reason, count) in self.0.journal.counts(Subject::WorkloadApi) {
-            let event = event.name();
-            metric
-                .encode_family(&EventLabels { event, reason })?
-                .encode_counter::<NoLabelSet, _, u64>(&count, None)?;
-        }
-        counter(
-            &mut encoder,
-            "workload_api_events_suppressed",
-            "Events of the Workload API that were counted but neither logged nor kept",
-        )?
-        .encode_counter::<NoLabelSet, _, u64>(
-            &self.0.journal.suppressed(Subject::WorkloadApi),
-            None,
+            &self.0.journal,
+            Subject::WorkloadApi,
+            (
+                "workload_api_events",
+                "SVIDs that were issued to workloads, and requests that were refused, by reason",
+            ),
+            (
+                "workload_api_events_suppressed",
+                "Events of the Workload API that were counted but neither logged nor kept",
+            ),
         )?;
         let streams = self.0.streams.load(Ordering::Relaxed);
         gauge(
