@@ -16,6 +16,8 @@ use tests::{
 
 /// Flows judged under each policy.
 const FLOWS: usize = 40;
+/// Flows explained under each policy.
+const EXPLAINED: usize = 8;
 
 fn compile(scenario: &Scenario, in_force: Option<&Image>, numbers: &mut Numbers) -> Image {
     let inputs = Inputs {
@@ -139,7 +141,7 @@ fn marked(explanation: &Explanation) -> Vec<(String, u32)> {
 
 proptest! {
     #![proptest_config(ProptestConfig {
-        cases: generate::cases(10_000) / 10 + 1,
+        cases: generate::cases(10_000) / 4 + 1,
         max_shrink_iters: 4000,
         failure_persistence: None,
         ..ProptestConfig::default()
@@ -147,7 +149,7 @@ proptest! {
 
     /// What `explain` tells of the documents ends where the image's verdict does.
     #[test]
-    fn explanations_end_at_the_verdict(scenario in generate::scenario(FLOWS)) {
+    fn explanations_end_at_the_verdict(scenario in generate::scenario(EXPLAINED)) {
         let image = compile(&scenario, None, &mut Numbers::default());
         let explainer = Explainer {
             policy: &scenario.policy,
