@@ -243,11 +243,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
             tree_changed: tree_changed.clone(),
             commands: command_receiver,
             published,
-            observer: Arc::new(Narrator {
-                node: settings.node.clone(),
-                names,
-                metrics: metrics.clone(),
-            }),
+            observer: Arc::new(Narrator::new(settings.node.clone(), names, metrics.clone())),
             manager: manager.clone(),
         },
     )?;

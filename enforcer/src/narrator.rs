@@ -1,11 +1,14 @@
 //! Tells telemetry what the loop puts in force: names for numbers, and metrics of policy.
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::{
     api::status::PlaceKind,
     metrics::{EndpointCounts, Metrics, PolicyLabels, mode_name},
-    observe::context::{CgroupName, EndpointName, NameBook, NameContext, WorkloadName},
+    observe::{
+        context::{CgroupName, EndpointName, NameBook, NameContext},
+        names_here::NamesHere,
+    },
     reconcile::{in_force::InForce, observer::Observer},
 };
 
@@ -13,16 +16,39 @@ use crate::{
 #[derive(Debug)]
 pub struct Narrator {
     /// Name of the node.
-    pub node: String,
+    node: String,
     /// Names for records.
-    pub names: Arc<NameBook>,
-    /// Metrics.
-    pub metrics: Arc<Metrics>,
+    names: Arc<NameBook>,
+    metrics: Arc<Metrics>,
+    /// The workloads that were announced last.
+    workloads: Mutex<Arc<NamesHere>>,
+}
+
+impl Narrator {
+    /// Tells these two of what happens on a node.
+    pub fn new(node: String, names: Arc<NameBook>, metrics: Arc<Metrics>) -> Self {
+        Self {
+            node,
+            names,
+            metrics,
+            workloads: Mutex::default(),
+        }
+    }
 }
 
 impl Observer for Narrator {
     fn announce(&self, in_force: &InForce) {
-        self.names.publish(name_context(&self.node, in_force));
+        // A panic while it was held has left nothing half done.
+        let mut workloads = self
+            .workloads
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if !workloads.are_of(&in_force.policy) {
+            *workloads = Arc::new(NamesHere::of(&in_force.policy));
+        }
+        let context = name_context(&self.node, in_force, Arc::clone(&workloads));
+        drop(workloads);
+        self.names.publish(context);
     }
 
     fn applied(&self, in_force: &InForce) {
@@ -60,28 +86,7 @@ impl Observer for Narrator {
 }
 
 /// Every name that the image, the policy and the host give.
-fn name_context(node: &str, in_force: &InForce) -> NameContext {
-    let workloads: Vec<Arc<WorkloadName>> = in_force
-        .policy
-        .workloads
-        .iter()
-        .map(|w| {
-            Arc::new(WorkloadName {
-                namespace: w.namespace.clone(),
-                name: w.name.clone(),
-                labels: w.labels.clone(),
-                spiffe_id: w.spiffe_id.clone(),
-                service_account: w.service_account.clone(),
-                unit: w.unit().map(str::to_owned),
-                ports: w.ports.clone(),
-                addresses: w.addresses.clone(),
-            })
-        })
-        .collect();
-    let by_name: HashMap<_, _> = workloads
-        .iter()
-        .map(|w| ((w.namespace.as_str(), w.name.as_str()), w))
-        .collect();
+fn name_context(node: &str, in_force: &InForce, workloads: Arc<NamesHere>) -> NameContext {
     let endpoints = in_force
         .endpoints
         .iter()
@@ -89,8 +94,7 @@ fn name_context(node: &str, in_force: &InForce) -> NameContext {
             let workload = endpoint
                 .namespace
                 .as_deref()
-                .and_then(|namespace| by_name.get(&(namespace, endpoint.name.as_str())))
-                .map(|w| Arc::clone(w));
+                .and_then(|namespace| workloads.named(namespace, &endpoint.name));
             let name = EndpointName {
                 identity: endpoint.identity,
                 workload,

@@ -16,13 +16,13 @@ use ipnet::IpNet;
 use crate::{
     compile::{
         elsewhere::Elsewhere,
-        image::{Identity, IdentitySubject, Image, RuleInfo},
+        image::{Identity, Image, RuleInfo},
         numbered::Numbered,
     },
     policy::model::{Assurance, Labels, NamedPort},
 };
 
-use super::{commits::Commits, names_elsewhere::NamesElsewhere};
+use super::{commits::Commits, names_elsewhere::NamesElsewhere, names_here::NamesHere};
 
 /// Every name there is now. The daemon makes one after every change and hands it to
 /// [`NameBook::publish`].
@@ -37,7 +37,7 @@ pub struct NameContext {
     /// Identities, rules and addresses.
     pub image: Arc<Image>,
     /// Every workload of the policy tree.
-    pub workloads: Vec<Arc<WorkloadName>>,
+    pub workloads: Arc<NamesHere>,
     /// Who is behind an endpoint number.
     pub endpoints: HashMap<u32, EndpointName>,
     /// Interface names by index.
@@ -165,44 +165,15 @@ impl NameBook {
 pub struct Names {
     context: NameContext,
     gone: Gone,
-    by_subject: HashMap<IdentitySubject, Vec<Arc<WorkloadName>>>,
-    /// `None` where several workloads declare the address.
-    by_address: HashMap<IpAddr, Option<Arc<WorkloadName>>>,
     /// Made when it is first asked: few changes of other hosts are followed by a record of them.
     elsewhere: OnceLock<NamesElsewhere>,
 }
 
 impl Names {
     fn new(context: NameContext, gone: Gone) -> Self {
-        let mut by_subject: HashMap<_, Vec<_>> = HashMap::new();
-        let mut by_address = HashMap::new();
-        for workload in &context.workloads {
-            let subject = IdentitySubject::Workload {
-                namespace: workload.namespace.clone(),
-                labels: workload.labels.clone(),
-                spiffe_id: workload.spiffe_id.clone(),
-                service_account: workload.service_account.clone(),
-                unit: workload.unit.clone(),
-                ports: workload.ports.clone(),
-            };
-            by_subject
-                .entry(subject)
-                .or_default()
-                .push(Arc::clone(workload));
-            for net in &workload.addresses {
-                if net.prefix_len() == net.max_prefix_len() {
-                    by_address
-                        .entry(net.addr())
-                        .and_modify(|owner| *owner = None)
-                        .or_insert_with(|| Some(Arc::clone(workload)));
-                }
-            }
-        }
         Self {
             context,
             gone,
-            by_subject,
-            by_address,
             elsewhere: OnceLock::new(),
         }
     }
@@ -248,15 +219,15 @@ impl Names {
         identity: &Identity,
         address: Option<IpAddr>,
     ) -> Option<&Arc<WorkloadName>> {
-        let Some(candidates) = self.by_subject.get(&identity.subject) else {
+        let Some(candidates) = self.context.workloads.with(&identity.subject) else {
             let names = &self.context.elsewhere;
             let names = self.elsewhere.get_or_init(|| NamesElsewhere::of(names));
             return names.workload(&identity.subject, address?);
         };
-        if let [only] = candidates.as_slice() {
+        if let [only] = candidates {
             return Some(only);
         }
-        let owner = self.by_address.get(&address?)?.as_ref()?;
+        let owner = self.context.workloads.at(address?)?;
         candidates.iter().find(|c| Arc::ptr_eq(c, owner))
     }
 
@@ -413,6 +384,7 @@ impl<K: Ord, V> Table<K, V> for BTreeMap<K, V> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::compile::image::IdentitySubject;
     use crate::policy::model::{Accountability, Mode, PolicyKind, RuleAction};
 
     fn with_rules(numbers: &[u32]) -> NameContext {
@@ -494,11 +466,11 @@ mod tests {
             assurance: Assurance::Address,
         };
         let book = NameBook::new(NameContext {
-            workloads: vec![
+            workloads: Arc::new(NamesHere::from(vec![
                 workload("db", "db", "10.0.0.1/32"),
                 workload("web-1", "web", "10.0.0.2/32"),
                 workload("web-2", "web", "10.0.0.3/32"),
-            ],
+            ])),
             ..NameContext::default()
         });
         let names = book.load();

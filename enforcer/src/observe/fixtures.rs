@@ -18,6 +18,7 @@ use crate::{
         commits::Commits,
         context::{CgroupName, EndpointName, NameBook, NameContext, WorkloadName},
         enrich::Enricher,
+        names_here::NamesHere,
         process::Processes,
         record::FlowRecord,
     },
@@ -124,7 +125,7 @@ pub fn context() -> NameContext {
             ),
         ]
         .into(),
-        workloads: vec![db, web],
+        workloads: Arc::new(NamesHere::from(vec![db, web])),
         interfaces: [(4, "veth-db".into())].into(),
         cgroups: [(77, Arc::new(CgroupName::new("/system.slice/web.service")))].into(),
         host_addresses: ["10.77.20.1".parse().unwrap()].into(),

@@ -9,6 +9,7 @@ pub mod enrich;
 pub mod filter;
 pub mod history;
 mod names_elsewhere;
+pub mod names_here;
 pub mod patterns;
 pub mod pipeline;
 pub mod process;

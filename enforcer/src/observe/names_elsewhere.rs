@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, net::IpAddr, sync::Arc};
 
-use super::context::WorkloadName;
+use super::{context::WorkloadName, names_here::name_of};
 use crate::{
     compile::{elsewhere::Elsewhere, image::IdentitySubject},
     policy::model::Workload,
@@ -37,17 +37,7 @@ impl NamesElsewhere {
         if here.iter().any(known) {
             return;
         }
-        let name = WorkloadName {
-            namespace: workload.namespace.clone(),
-            name: workload.name.clone(),
-            labels: workload.labels.clone(),
-            spiffe_id: workload.spiffe_id.clone(),
-            service_account: workload.service_account.clone(),
-            unit: workload.unit().map(str::to_owned),
-            ports: workload.ports.clone(),
-            addresses: workload.addresses.clone(),
-        };
-        here.push((IdentitySubject::of(workload), Arc::new(name)));
+        here.push((IdentitySubject::of(workload), name_of(workload)));
     }
 
     /// The one workload at an address that policy sees as `subject`.
