@@ -11,7 +11,7 @@ use super::{
     diagnostic::{Collector, PolicyErrors},
     kept::Kept,
     model::ResolvedPolicy,
-    resolve,
+    resolve::{self, Filled},
     source::{self, Names, SourceFile},
     statement::{self, FileStatements},
 };
@@ -23,6 +23,8 @@ pub struct Loader {
     known: HashMap<Arc<str>, Arc<FileStatements>>,
     /// The files themselves.
     kept: Kept,
+    /// Its policies that refer to groups.
+    filled: Filled,
 }
 
 impl Loader {
@@ -40,7 +42,7 @@ impl Loader {
         read(
             &[path.to_owned()],
             Names::BelowRoot,
-            &mut self.kept,
+            (&mut self.kept, &mut self.filled),
             |file, errors| {
                 let said = match before.remove(&file.name) {
                     Some(said)
@@ -82,7 +84,7 @@ pub(super) struct Tree {
 pub(super) fn read(
     paths: &[PathBuf],
     names: Names,
-    kept: &mut Kept,
+    (kept, filled): (&mut Kept, &mut Filled),
     mut statements: impl FnMut(&Arc<SourceFile>, &mut Collector) -> Arc<FileStatements>,
 ) -> Result<Tree, PolicyErrors> {
     let mut errors = Collector::default();
@@ -92,7 +94,7 @@ pub(super) fn read(
     let files = files.map(|file| statements(file, &mut errors));
     let files: Vec<_> = files.collect();
     let shown: Vec<_> = paths.iter().map(|path| path.to_string_lossy()).collect();
-    let mut policy = resolve::resolve(&files, tree.digest, &shown.join(", "), &mut errors);
+    let mut policy = resolve::resolve(&files, tree.digest, &shown.join(", "), filled, &mut errors);
     policy.commit = commit.map(Arc::from);
     match errors.finish() {
         Some(errors) => Err(errors),
@@ -156,6 +158,31 @@ mod tests {
             fs::write(root.path().join(".git/HEAD"), digit.repeat(40)).unwrap();
             same("another commit");
         }
+    }
+
+    #[test]
+    fn policies_that_say_the_same_stay_where_they_are_also_with_groups() {
+        let root = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| fs::write(root.path().join(name), text).unwrap();
+        let group = |cidr: &str| {
+            format!(
+                "apiVersion: enforcer.dev/v1alpha1\nkind: Group\nmetadata: {{name: g}}\n\
+                 spec: {{peers: [{{cidr: {cidr}}}]}}\n"
+            )
+        };
+        let with_group = policy("p").replace("ingress: [{}]", "ingress: [{from: [{group: g}]}]");
+        write("g.yaml", &group("10.0.0.0/8"));
+        write("p.yaml", &with_group);
+        let mut loader = Loader::default();
+        let mut only = || loader.load(root.path()).unwrap().0.policies.remove(0);
+        let first = only();
+        write("q.yaml", &node("audit"));
+        let second = only();
+        assert!(Arc::ptr_eq(&first, &second));
+        write("g.yaml", &group("10.0.0.0/9"));
+        let third = only();
+        assert_ne!(second, third);
+        assert!(Arc::ptr_eq(&third, &only()));
     }
 
     #[test]

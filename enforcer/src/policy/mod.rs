@@ -44,6 +44,7 @@ use kept::Kept;
 pub use loader::Loader;
 use model::ResolvedPolicy;
 pub(crate) use name::{is_dns_label, is_dns_subdomain, is_port_name};
+use resolve::Filled;
 use source::Names;
 pub use source::SourceFile;
 pub use statement::API_VERSION;
@@ -64,7 +65,7 @@ pub fn load(path: &Path) -> Result<ResolvedPolicy, PolicyErrors> {
     loader::read(
         &paths,
         Names::BelowRoot,
-        &mut Kept::default(),
+        (&mut Kept::default(), &mut Filled::default()),
         loader::afresh,
     )
     .map(|tree| tree.policy)
@@ -75,8 +76,13 @@ pub fn load(path: &Path) -> Result<ResolvedPolicy, PolicyErrors> {
 /// # Errors
 /// As [`load`].
 pub fn load_paths(paths: &[PathBuf]) -> Result<ResolvedPolicy, PolicyErrors> {
-    loader::read(paths, Names::AsGiven, &mut Kept::default(), loader::afresh)
-        .map(|tree| tree.policy)
+    loader::read(
+        paths,
+        Names::AsGiven,
+        (&mut Kept::default(), &mut Filled::default()),
+        loader::afresh,
+    )
+    .map(|tree| tree.policy)
 }
 
 /// Reads several trees and files as one policy, with what only those need who work on it. Files
@@ -85,7 +91,13 @@ pub fn load_paths(paths: &[PathBuf]) -> Result<ResolvedPolicy, PolicyErrors> {
 /// # Errors
 /// As [`load`].
 pub fn study(paths: &[PathBuf]) -> Result<Study, PolicyErrors> {
-    loader::read(paths, Names::AsGiven, &mut Kept::default(), loader::afresh).map(Study::from)
+    loader::read(
+        paths,
+        Names::AsGiven,
+        (&mut Kept::default(), &mut Filled::default()),
+        loader::afresh,
+    )
+    .map(Study::from)
 }
 
 /// The files of several trees, each called by its path as given.
@@ -153,7 +165,13 @@ fn in_memory(root: &str, files: Vec<(String, String)>) -> Result<loader::Tree, P
     let read = tree.files.iter();
     let read = read.map(|file| loader::afresh(file, &mut errors));
     let statements: Vec<_> = read.collect();
-    let policy = resolve::resolve(&statements, tree.digest, root, &mut errors);
+    let policy = resolve::resolve(
+        &statements,
+        tree.digest,
+        root,
+        &mut Filled::default(),
+        &mut errors,
+    );
     errors.finish().map_or(
         Ok(loader::Tree {
             policy,
@@ -174,7 +192,13 @@ pub fn load_text(name: &str, text: &str) -> Result<ResolvedPolicy, PolicyErrors>
     let files = tree.files.iter();
     let files = files.map(|file| loader::afresh(file, &mut errors));
     let files: Vec<_> = files.collect();
-    let policy = resolve::resolve(&files, tree.digest, name, &mut errors);
+    let policy = resolve::resolve(
+        &files,
+        tree.digest,
+        name,
+        &mut Filled::default(),
+        &mut errors,
+    );
     errors.finish().map_or(Ok(policy), Err)
 }
 

@@ -10,21 +10,43 @@ use std::{
 use super::{
     diagnostic::{Code, Collector, Position},
     groups::Groups,
-    model::{self, ResolvedPolicy},
+    model::{self, Policy, ResolvedPolicy},
     source::SourceFile,
     statement::{FileStatements, Statement},
 };
 
 /// Where something is written that may be there only once.
-type Place = (Arc<SourceFile>, Position);
+type Place<'a> = (&'a Arc<SourceFile>, Position);
+
+/// Kind, namespace and name of a document.
+type Name<'a> = (&'static str, Option<&'a str>, &'a str);
 
 /// What may be said once, and by whom it was said.
 #[derive(Default)]
-struct Claims {
-    nodes: Once<()>,
-    names: Once<(&'static str, Option<String>, String)>,
-    addresses: Once<ipnet::IpNet>,
-    places: Once<model::Place>,
+struct Claims<'a> {
+    nodes: Once<'a, ()>,
+    names: Once<'a, Name<'a>>,
+    addresses: Once<'a, ipnet::IpNet>,
+    places: Once<'a, &'a model::Place>,
+}
+
+/// The policies of the last tree that refer to groups, with the groups in place, by where their
+/// documents are in memory. With them, the same policy of the next tree is in the same place.
+#[derive(Debug, Default)]
+pub(super) struct Filled(HashMap<usize, (Arc<Policy>, Arc<Policy>)>);
+
+impl Filled {
+    /// Keeps a policy, or the former one of a document if that says the same.
+    fn keep(&mut self, former: &Self, document: &Arc<Policy>, filled: Arc<Policy>) -> Arc<Policy> {
+        // While the document is kept, nothing else can be where it is.
+        let place = Arc::as_ptr(document).addr();
+        let known = former.0.get(&place).map(|(_, filled)| filled);
+        let known = known.filter(|known| **known == filled);
+        let filled = known.map_or(filled, Arc::clone);
+        self.0
+            .insert(place, (Arc::clone(document), Arc::clone(&filled)));
+        filled
+    }
 }
 
 /// Puts together what the files say, with `digest` over them. The tree is called `shown` where it
@@ -33,8 +55,10 @@ pub(super) fn resolve(
     files: &[Arc<FileStatements>],
     digest: String,
     shown: &str,
+    filled: &mut Filled,
     errors: &mut Collector,
 ) -> ResolvedPolicy {
+    let former = std::mem::take(filled);
     // Tests alone are no policy.
     let is_empty = |file: &Arc<FileStatements>| file.documents == file.tests().count();
     if files.iter().all(is_empty) && errors.is_empty() {
@@ -67,9 +91,11 @@ pub(super) fn resolve(
             claims.check(statement, &file.source, errors);
             match statement {
                 Statement::Policy(found) => {
-                    policy
-                        .policies
-                        .push(groups.fill(found, &file.source, errors));
+                    let mut full = groups.fill(found, &file.source, errors);
+                    if !Arc::ptr_eq(&full, &found.policy) {
+                        full = filled.keep(&former, &found.policy, full);
+                    }
+                    policy.policies.push(full);
                 }
                 Statement::Namespace(found) => {
                     let labels = found.labels.clone();
@@ -94,43 +120,45 @@ pub(super) fn resolve(
     policy
 }
 
-impl Claims {
-    fn check(&mut self, statement: &Statement, file: &Arc<SourceFile>, errors: &mut Collector) {
+impl<'a> Claims<'a> {
+    fn check(
+        &mut self,
+        statement: &'a Statement,
+        file: &'a Arc<SourceFile>,
+        errors: &mut Collector,
+    ) {
         match statement {
             Statement::Policy(found) => {
                 let policy = &found.policy;
-                let key = (
-                    policy.kind.name(),
-                    policy.namespace.clone(),
-                    policy.name.clone(),
-                );
+                let namespace = policy.namespace.as_deref();
+                let key = (policy.kind.name(), namespace, policy.name.as_str());
                 self.name(key, file, found.name_at, errors);
             }
             Statement::Group(found) => {
-                let key = ("Group", found.namespace.clone(), found.name.clone());
+                let key = ("Group", found.namespace.as_deref(), found.name.as_str());
                 self.name(key, file, found.name_at, errors);
             }
             Statement::Namespace(found) => {
-                let key = ("Namespace", None, found.name.clone());
+                let key = ("Namespace", None, found.name.as_str());
                 self.name(key, file, found.name_at, errors);
             }
             Statement::Host(found) => {
-                let key = ("Host", None, found.host.name.clone());
+                let key = ("Host", None, found.host.name.as_str());
                 self.name(key, file, found.name_at, errors);
                 self.addresses(&found.host.addresses, &found.addresses_at, file, errors);
             }
             Statement::TrustDomain(found) => {
-                let key = ("TrustDomain", None, found.domain.name.to_string());
+                let key = ("TrustDomain", None, found.domain.name.as_str());
                 self.name(key, file, found.name_at, errors);
             }
             Statement::Test(test, at) => {
-                let key = ("PolicyTest", test.namespace.clone(), test.name.clone());
+                let key = ("PolicyTest", test.namespace.as_deref(), test.name.as_str());
                 self.name(key, file, *at, errors);
             }
             Statement::Workload(found) => {
                 let workload = &found.workload;
-                let namespace = Some(workload.namespace.clone());
-                let key = ("Workload", namespace, workload.name.clone());
+                let namespace = Some(workload.namespace.as_str());
+                let key = ("Workload", namespace, workload.name.as_str());
                 self.name(key, file, found.name_at, errors);
                 self.addresses(&workload.addresses, &found.addresses_at, file, errors);
                 // That two share an address is said already.
@@ -139,7 +167,7 @@ impl Claims {
                 else {
                     return;
                 };
-                if let Some(first) = self.places.claim(place.clone(), file, found.place_at) {
+                if let Some(first) = self.places.claim(place, file, found.place_at) {
                     let message = format!("this is also the place of the workload in {first}");
                     let help = "what runs in one place is one workload: correct one of the two";
                     errors.add(Code::DuplicatePlace, file, found.place_at, message, help);
@@ -159,7 +187,7 @@ impl Claims {
         &mut self,
         addresses: &[ipnet::IpNet],
         at: &[Position],
-        file: &Arc<SourceFile>,
+        file: &'a Arc<SourceFile>,
         errors: &mut Collector,
     ) {
         for (address, at) in addresses.iter().zip(at) {
@@ -173,19 +201,19 @@ impl Claims {
 
     fn name(
         &mut self,
-        key: (&'static str, Option<String>, String),
-        file: &Arc<SourceFile>,
+        key: Name<'a>,
+        file: &'a Arc<SourceFile>,
         at: Position,
         errors: &mut Collector,
     ) {
-        let (kind, namespace, name) = &key;
-        let of = match namespace {
-            Some(namespace) => format!(" of namespace `{namespace}`"),
-            None => String::new(),
-        };
-        let message = format!("a second {kind} called `{name}`{of}");
         if let Some(first) = self.names.claim(key, file, at) {
-            let message = format!("{message}; the first one is in {first}");
+            let (kind, namespace, name) = key;
+            let of = match namespace {
+                Some(namespace) => format!(" of namespace `{namespace}`"),
+                None => String::new(),
+            };
+            let message =
+                format!("a second {kind} called `{name}`{of}; the first one is in {first}");
             let help = "rename one of them, or remove the copy";
             errors.add(Code::DuplicateName, file, at, message, help);
         }
@@ -193,17 +221,17 @@ impl Claims {
 }
 
 /// What may be claimed once, and who did.
-struct Once<K>(HashMap<K, Place>);
+struct Once<'a, K>(HashMap<K, Place<'a>>);
 
-impl<K> Default for Once<K> {
+impl<K> Default for Once<'_, K> {
     fn default() -> Self {
         Self(HashMap::new())
     }
 }
 
-impl<K: Eq + Hash> Once<K> {
+impl<'a, K: Eq + Hash> Once<'a, K> {
     /// Where it was claimed before, if it was: "line 3" or "other.yaml:3".
-    fn claim(&mut self, key: K, file: &Arc<SourceFile>, at: Position) -> Option<String> {
+    fn claim(&mut self, key: K, file: &'a Arc<SourceFile>, at: Position) -> Option<String> {
         match self.0.entry(key) {
             Entry::Occupied(first) => {
                 let (first, first_at) = first.get();
@@ -214,7 +242,7 @@ impl<K: Eq + Hash> Once<K> {
                 })
             }
             Entry::Vacant(place) => {
-                place.insert((file.clone(), at));
+                place.insert((file, at));
                 None
             }
         }
