@@ -37,6 +37,9 @@ pub enum FormatError {
 /// The text in canonical form.
 pub fn format(text: &str) -> Result<String, FormatError> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    if policy::stray_return(text).is_some() {
+        return Err(FormatError::Broken);
+    }
     let mut documents = Vec::new();
     for (line, part) in parts(text)? {
         let formatted = document(part).map_err(|error| match error {

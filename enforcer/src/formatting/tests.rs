@@ -90,7 +90,9 @@ fn what_is_not_understood_is_left_alone() {
             other => panic!("{text}: {other:?}"),
         }
     }
-    assert_eq!(format("a: [\n"), Err(FormatError::Broken));
+    for broken in ["a: [\n", "a: b # c\rd: e\n"] {
+        assert_eq!(format(broken), Err(FormatError::Broken), "{broken:?}");
+    }
 }
 
 #[test]

@@ -199,6 +199,24 @@ impl<'de> Visitor<'de> for ValueVisitor {
     }
 }
 
+/// The first carriage return that has no line feed behind it. YAML would end the line there
+/// (YAML 1.2.2, 5.4) and nothing else does, so that what follows, behind a comment for one,
+/// would be policy that a reader does not see as such.
+pub(crate) fn stray_return(text: &str) -> Option<Position> {
+    let stray = |line: &str| {
+        let content = line.strip_suffix("\r\n").unwrap_or(line);
+        content.find('\r').map(|at| content[..at].chars().count())
+    };
+    let small = |number| u32::try_from(number).unwrap_or(u32::MAX);
+    let mut lines = text.split_inclusive('\n').enumerate();
+    let (line, column) = lines.find_map(|(number, line)| Some((number, stray(line)?)))?;
+    Some(Position {
+        line: small(line + 1),
+        column: small(column + 1),
+        width: 1,
+    })
+}
+
 /// A document's text in its file.
 struct Part<'t> {
     text: &'t str,
@@ -283,6 +301,13 @@ pub(super) fn parse(
     errors: &mut Collector,
     mut each: impl FnMut(Node, &mut Collector),
 ) {
+    if let Some(at) = stray_return(&file.text) {
+        let message = "a carriage return within a line";
+        let help = "end lines with a line feed, or with both: for YAML this ends the line, \
+                    while reviews and editors show what follows as part of it";
+        errors.add(Code::YamlSyntax, file, at, message, help);
+        return;
+    }
     for part in parts(&file.text) {
         match serde_saphyr::from_str_with_options::<Node>(part.text, options()) {
             Ok(mut node) => {
@@ -454,6 +479,20 @@ mod tests {
         assert_eq!(nodes[1].at.line, 5);
         let errors = errors.finish().unwrap();
         assert_eq!(errors.count(), 2, "{errors:?}");
+    }
+
+    #[test]
+    fn a_line_ends_where_a_reader_sees_its_end() {
+        let (nodes, errors) = documents("a: 1\r\nb: 2\r\n");
+        assert!(errors.is_empty(), "{errors:?}");
+        assert_eq!(shown(&nodes[0]), "{a@1:1+1=1@1:4+1 b@2:1+1=2@2:4+1}@1:1");
+        for (text, at) in [("a: 1\n# é\rb: 2\n", (2, 4)), ("a: 1\r", (1, 5))] {
+            let (nodes, errors) = documents(text);
+            assert!(nodes.is_empty(), "{nodes:?}");
+            let errors = errors.finish().unwrap();
+            let error = &errors.errors()[0];
+            assert_eq!((error.line, error.column), at, "{error:?}");
+        }
     }
 
     #[test]

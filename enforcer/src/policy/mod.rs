@@ -39,7 +39,7 @@ use std::{
 
 pub use diagnostic::{Code, PolicyDiagnostic, PolicyErrors, Position};
 pub(crate) use diagnostic::{Frame, closest, cut, listed, printable};
-pub(crate) use document::{Node as DocumentNode, Value as DocumentValue};
+pub(crate) use document::{Node as DocumentNode, Value as DocumentValue, stray_return};
 use kept::Kept;
 pub use loader::Loader;
 use model::ResolvedPolicy;
