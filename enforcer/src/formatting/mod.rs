@@ -69,8 +69,7 @@ fn parts(text: &str) -> Result<Vec<(usize, &str)>, FormatError> {
         if content == "---" {
             parts.push((start_line, &text[start..offset]));
             (start, start_line) = (offset + line.len(), number + 1);
-        } else if content.starts_with("---") || content.starts_with("...") || line.starts_with('%')
-        {
+        } else if is_marker(content) || line.starts_with('%') {
             return Err(FormatError::Unsupported {
                 line: number + 1,
                 what: "a marker or directive",
@@ -80,6 +79,14 @@ fn parts(text: &str) -> Result<Vec<(usize, &str)>, FormatError> {
     }
     parts.push((start_line, &text[start..]));
     Ok(parts)
+}
+
+/// Whether a line is a marker of a document, alone or with something behind it: `---a` is text.
+fn is_marker(line: &str) -> bool {
+    ["---", "..."].iter().any(|mark| {
+        line.strip_prefix(mark)
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t']))
+    })
 }
 
 fn document(text: &str) -> Result<String, FormatError> {

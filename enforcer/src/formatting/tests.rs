@@ -82,6 +82,7 @@ fn what_is_not_understood_is_left_alone() {
     for (text, line) in [
         ("%YAML 1.2\n---\na: b\n", 1),
         ("a: b\n---\nc: d\n...\n", 4),
+        ("a: b\n--- # c\nc: d\n", 2),
         ("a: b\n---\nc: !x d\n", 3),
         ("? [a]\n: b\n", 1),
     ] {
@@ -90,6 +91,8 @@ fn what_is_not_understood_is_left_alone() {
             other => panic!("{text}: {other:?}"),
         }
     }
+    assert_eq!(good(format("  ---a: b\n")), "---a: b\n");
+    assert_eq!(good(format("---a: b\n")), "---a: b\n");
     for broken in ["a: [\n", "a: b # c\rd: e\n"] {
         assert_eq!(format(broken), Err(FormatError::Broken), "{broken:?}");
     }
