@@ -10,7 +10,8 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 use tests::lab::{
     Daemon, DaemonOptions, Expect, Scene,
-    git::{GitServer, Repository},
+    git::Repository,
+    git_server::{GitServer, Manner},
     tree::SHOP_WORKLOADS,
 };
 
@@ -44,7 +45,7 @@ impl GitScene {
         let repository = Repository::with_object_format(&scene.lab, format)?;
         repository.write("policies/workloads.yaml", SHOP_WORKLOADS)?;
         let place = scene.shop.back.place("/system")?;
-        let server = Some(GitServer::start(&place, &repository, 0)?);
+        let server = Some(GitServer::start(&place, &repository, Manner::default())?);
         Ok(Self {
             scene,
             repository,
@@ -303,7 +304,11 @@ fn a_daemon_starts_without_its_remote() -> Result<()> {
     );
     // And follows it when it is back.
     let place = git.scene.shop.back.place("/system")?;
-    git.server = Some(GitServer::start(&place, &git.repository, port)?);
+    let manner = Manner {
+        port,
+        ..Manner::default()
+    };
+    git.server = Some(GitServer::start(&place, &git.repository, manner)?);
     let second = git.policy(OPEN)?;
     wait_for_commit(&back, &second)?;
     git.expect(Expect::Open)?;

@@ -330,7 +330,7 @@ fn nobody_can_speak_for_another_node() -> Result<()> {
     refused("signature", 1)?;
     healed(3)?;
     // And by somebody whom nobody trusts, of the same name.
-    let stranger = tests::lab::etcd::Authority::new(&scene.lab.folder().join("stranger"))?;
+    let stranger = tests::lab::authority::Authority::new(&scene.lab.folder().join("stranger"))?;
     let files = stranger.svid("back", &node_id(TRUST_DOMAIN, "back"))?;
     let stranger = fleet::of_files(enforcer::registry::settings::NodeIdentitySettings {
         certificate: files.certificate,

@@ -13,6 +13,7 @@ use std::{
 use sha2::{Digest, Sha256};
 
 use super::{
+    confinement::limit_files,
     listing::{self, ListingError},
     program::{self, Bounds, FetchCause, Finished, RunError},
     remote::{Scheme, is_object_id},
@@ -40,6 +41,8 @@ const TREE_FILES: usize = 100_000;
 const MOST_PACKS: usize = 50;
 /// Between two looks at how large the mirror becomes.
 const SIZE_INTERVAL: Duration = Duration::from_millis(200);
+/// What git says of a process of its own that wrote a larger file than it may (SIGXFSZ).
+const DIED_OF_SIZE: &str = "died of signal 25";
 /// What packing anew may take.
 const PACKING: Duration = Duration::from_mins(10);
 
@@ -206,24 +209,30 @@ impl Mirror {
             .args(["--no-write-fetch-head", "--no-auto-maintenance", "--"])
             .arg(&remote.url)
             .arg(format!("+{}:{TIP}", remote.reference.wanted()));
+        // What comes faster than one looks.
+        limit_files(&mut fetch, self.settings.max_bytes);
         let bounds = Bounds {
             time: self.settings.timeout,
             output: 1 << 20,
         };
-        tokio::select! {
-            fetched = program::run(fetch, Vec::new(), bounds) => Ok(fetched?),
-            () = self.grows_too_large() => {
-                self.shrink().await;
-                Err(FetchError::new(
-                    FetchCause::TooLarge,
-                    format!(
-                        "the repository takes more than {} MiB: raise --git-max-size if that is \
-                         meant",
-                        self.settings.max_bytes >> 20
-                    ),
-                ))
-            }
+        let fetched = tokio::select! {
+            fetched = program::run(fetch, Vec::new(), bounds) => Some(fetched?),
+            () = self.grows_too_large() => None,
+        };
+        if let Some(fetched) = fetched
+            && !fetched.stderr.contains(DIED_OF_SIZE)
+            && !self.is_too_large().await
+        {
+            return Ok(fetched);
         }
+        self.shrink().await;
+        Err(FetchError::new(
+            FetchCause::TooLarge,
+            format!(
+                "the repository takes more than {} MiB: raise --git-max-size if that is meant",
+                self.settings.max_bytes >> 20
+            ),
+        ))
     }
 
     fn failed(&self, finished: &Finished) -> FetchError {
@@ -405,12 +414,16 @@ impl Mirror {
     async fn grows_too_large(&self) {
         loop {
             tokio::time::sleep(SIZE_INTERVAL).await;
-            let objects = self.repository.join("objects");
-            let size = tokio::task::spawn_blocking(move || size_of(&objects)).await;
-            if size.is_ok_and(|size| size > self.settings.max_bytes) {
+            if self.is_too_large().await {
                 return;
             }
         }
+    }
+
+    async fn is_too_large(&self) -> bool {
+        let objects = self.repository.join("objects");
+        let size = tokio::task::spawn_blocking(move || size_of(&objects)).await;
+        size.is_ok_and(|size| size > self.settings.max_bytes)
     }
 
     fn home(&self) -> PathBuf {
@@ -445,6 +458,8 @@ impl Mirror {
         let mut text = "\
             # Written by the enforcer at every fetch; changes are lost.\n\
             [core]\n\thooksPath = /dev/null\n\tfsmonitor = false\n\
+            \tbigFileThreshold = 16m\n\tdeltaBaseCacheLimit = 32m\n\
+            [pack]\n\twindowMemory = 64m\n\tthreads = 1\n\
             [gc]\n\tauto = 0\n\
             [maintenance]\n\tauto = false\n\
             [fetch]\n\tfsckObjects = true\n\trecurseSubmodules = false\n\
@@ -527,7 +542,6 @@ fn quoted(value: &str) -> String {
     format!("\"{}\"", escaped.replace('\n', "\\n"))
 }
 
-/// Bytes of all files below a directory.
 /// The object format of a remote that refuses that of the mirror.
 fn object_format_of_remote(complaint: &str) -> Option<&'static str> {
     let (_, formats) = complaint.split_once("mismatched algorithms:")?;
@@ -537,6 +551,7 @@ fn object_format_of_remote(complaint: &str) -> Option<&'static str> {
         .find(|format| server.lines().next() == Some(*format))
 }
 
+/// Bytes of all files below a directory.
 fn size_of(directory: &Path) -> u64 {
     let entries = fs::read_dir(directory).into_iter().flatten().flatten();
     let sizes = entries.map(|entry| match entry.metadata() {

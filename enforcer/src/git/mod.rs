@@ -11,6 +11,7 @@
 
 pub mod checkout;
 pub mod commit_object;
+mod confinement;
 pub mod follow;
 pub mod judge;
 pub mod known;
@@ -21,5 +22,4 @@ pub mod remote;
 pub mod settings;
 pub mod signature;
 pub mod signers;
-mod unprivileged;
 pub mod webhook;

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use super::unprivileged::without_capabilities;
+use super::confinement::confine;
 use nix::{
     sys::signal::{Signal, killpg},
     unistd::Pid,
@@ -94,7 +94,7 @@ pub enum RunError {
 }
 
 /// A command without anything of our own environment but where programs and proxies are, with a
-/// home directory in which nothing is, and without capabilities.
+/// home directory in which nothing is, without capabilities, and with bounded memory.
 pub fn command(program: &str, home: &Path) -> Command {
     let mut command = Command::new(program);
     command.env_clear().env("PATH", DEFAULT_PATH);
@@ -111,7 +111,7 @@ pub fn command(program: &str, home: &Path) -> Command {
         // With helpers of its own it is a group, which ends as a whole.
         .process_group(0)
         .kill_on_drop(true);
-    without_capabilities(&mut command);
+    confine(&mut command);
     command
 }
 
@@ -258,18 +258,24 @@ impl FetchCause {
 
 /// What git, ssh and curl write (in the C locale), and what it means. The first that is found
 /// counts: what is denied comes before git's guess that the repository may not exist.
-const SIGNS: [(&str, FetchCause); 28] = [
+const SIGNS: [(&str, FetchCause); 35] = [
+    ("Out of memory", FetchCause::TooLarge),
+    ("out of memory", FetchCause::TooLarge),
+    ("SSL connection", FetchCause::Unreachable),
     ("Host key verification failed", FetchCause::Denied),
     ("Permission denied", FetchCause::Denied),
     ("Authentication failed", FetchCause::Denied),
     ("could not read Username", FetchCause::Denied),
     ("could not read Password", FetchCause::Denied),
+    ("unable to get password", FetchCause::Denied),
     ("error: 401", FetchCause::Denied),
     ("error: 403", FetchCause::Denied),
     ("certificate", FetchCause::Denied),
     ("SSL", FetchCause::Denied),
     ("dubious ownership", FetchCause::Denied),
     ("not allowed", FetchCause::Denied),
+    // Where a redirection leads.
+    ("not supported or disabled", FetchCause::Denied),
     ("Could not resolve", FetchCause::Unreachable),
     ("Name or service not known", FetchCause::Unreachable),
     ("name resolution", FetchCause::Unreachable),
@@ -289,6 +295,8 @@ const SIGNS: [(&str, FetchCause); 28] = [
         FetchCause::NotFound,
     ),
     ("fsck error", FetchCause::Corrupt),
+    ("fsckObjects", FetchCause::Corrupt),
+    ("protocol error", FetchCause::Corrupt),
     ("index-pack", FetchCause::Corrupt),
 ];
 

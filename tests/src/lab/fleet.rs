@@ -19,7 +19,8 @@ use enforcer::registry::{
 
 use super::{
     Daemon, Lab, Place, Tree,
-    etcd::{Authority, Etcd, Files},
+    authority::{Authority, Files},
+    etcd::Etcd,
     patient,
     shop::{Host, Shop},
 };

@@ -1,22 +1,14 @@
-//! A git repository of policies with a server before it, and keys to sign commits with.
+//! A git repository of policies, and keys to sign commits with.
 
 use std::{
     fs,
-    io::{BufRead, BufReader, Read, Write},
-    net::{SocketAddr, TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    thread::{self, JoinHandle},
-    time::Duration,
 };
 
 use anyhow::{Context, Result};
 
-use super::{Lab, Place};
+use super::Lab;
 
 /// A bare repository, and a work tree from which commits go there.
 #[derive(Debug)]
@@ -60,6 +52,11 @@ impl Repository {
         }
         repository.git(&["remote", "add", "origin", bare.to_str().context("path")?])?;
         Ok(repository)
+    }
+
+    /// Where both are.
+    pub fn folder(&self) -> &Path {
+        &self.folder
     }
 
     /// The bare repository.
@@ -229,140 +226,4 @@ impl Drop for SigningKey {
                 .output();
         }
     }
-}
-
-/// A real git server behind HTTP: `git http-backend` for each request.
-#[derive(Debug)]
-pub struct GitServer {
-    address: SocketAddr,
-    stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
-}
-
-/// Where Debian, and who builds git himself, has it.
-const BACKENDS: [&str; 3] = [
-    "/usr/lib/git-core/git-http-backend",
-    "/usr/libexec/git-core/git-http-backend",
-    "/usr/local/libexec/git-core/git-http-backend",
-];
-
-impl GitServer {
-    /// Serves the repositories in the folder of this one, on the loopback of a place. `port` 0:
-    /// any.
-    pub fn start(place: &Place, repository: &Repository, port: u16) -> Result<Self> {
-        let listener = place.enter(|| TcpListener::bind(("127.0.0.1", port)))??;
-        listener.set_nonblocking(true)?;
-        let address = listener.local_addr()?;
-        let stop = Arc::new(AtomicBool::new(false));
-        let (root, stopped) = (repository.folder.clone(), stop.clone());
-        let thread = thread::spawn(move || {
-            while !stopped.load(Ordering::Relaxed) {
-                match listener.accept() {
-                    Ok((stream, _)) => {
-                        if let Err(error) = serve(stream, &root) {
-                            eprintln!("git server: {error:#}");
-                        }
-                    }
-                    Err(_) => thread::sleep(Duration::from_millis(5)),
-                }
-            }
-        });
-        Ok(Self {
-            address,
-            stop,
-            thread: Some(thread),
-        })
-    }
-
-    /// The port.
-    pub fn port(&self) -> u16 {
-        self.address.port()
-    }
-
-    /// For `--policies`: this server's repository, with a fragment.
-    pub fn policies(&self, fragment: &str) -> PathBuf {
-        format!("git+http://{}/policy.git{fragment}", self.address).into()
-    }
-}
-
-impl Drop for GitServer {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
-    }
-}
-
-/// One request, as CGI (RFC 3875).
-fn serve(stream: TcpStream, root: &Path) -> Result<()> {
-    stream.set_nonblocking(false)?;
-    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-    let mut reader = BufReader::new(stream.try_clone()?);
-    let mut line = String::new();
-    reader.read_line(&mut line)?;
-    let mut words = line.split_ascii_whitespace();
-    let (method, target) = (
-        words.next().context("method")?,
-        words.next().context("target")?,
-    );
-    let (path, query) = target.split_once('?').unwrap_or((target, ""));
-    let backend = BACKENDS.iter().find(|path| Path::new(path).exists());
-    let mut command = Command::new(backend.context("git http-backend is not on this machine")?);
-    command
-        .env("GIT_PROJECT_ROOT", root)
-        .env("GIT_HTTP_EXPORT_ALL", "1")
-        .env("REMOTE_ADDR", "127.0.0.1")
-        .env("REQUEST_METHOD", method)
-        .env("PATH_INFO", path)
-        .env("QUERY_STRING", query)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped());
-    let mut length = 0;
-    loop {
-        let mut header = String::new();
-        reader.read_line(&mut header)?;
-        let Some((name, value)) = header.trim().split_once(':') else {
-            break;
-        };
-        let value = value.trim();
-        match name.to_ascii_lowercase().as_str() {
-            "content-length" => {
-                length = value.parse()?;
-                command.env("CONTENT_LENGTH", value);
-            }
-            "content-type" => {
-                command.env("CONTENT_TYPE", value);
-            }
-            "git-protocol" => {
-                command.env("GIT_PROTOCOL", value);
-            }
-            "content-encoding" => {
-                command.env("HTTP_CONTENT_ENCODING", value);
-            }
-            _ => {}
-        }
-    }
-    let mut body = vec![0; length];
-    reader.read_exact(&mut body)?;
-    let mut child = command.spawn()?;
-    let mut stdin = child.stdin.take().context("stdin")?;
-    let feed = thread::spawn(move || stdin.write_all(&body));
-    let output = child.wait_with_output()?;
-    let _ = feed.join();
-    let end = output
-        .stdout
-        .windows(4)
-        .position(|bytes| bytes == b"\r\n\r\n")
-        .context("the backend says nothing")?;
-    let head = String::from_utf8_lossy(&output.stdout[..end]).into_owned();
-    let status = head.lines().find_map(|l| l.strip_prefix("Status: "));
-    let mut stream = stream;
-    write!(
-        stream,
-        "HTTP/1.1 {}\r\n{head}\r\nConnection: close\r\n\r\n",
-        status.unwrap_or("200 OK")
-    )?;
-    stream.write_all(&output.stdout[end + 4..])?;
-    Ok(())
 }

@@ -3,6 +3,7 @@
 //! Everything that a lab makes carries its [`Tag`], so that one function removes it: when the
 //! lab is dropped, on a signal, and at the next start after a `kill -9`.
 
+pub mod authority;
 pub mod bridge;
 pub mod cgroup;
 pub mod cluster;
@@ -11,6 +12,7 @@ pub mod etcd;
 pub mod fleet;
 pub mod frame;
 pub mod git;
+pub mod git_server;
 pub mod mesh;
 pub mod namespace;
 pub mod pki;

@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, server::ServerStreamingService};
 use tonic_prost::ProstCodec;
 
-use super::etcd::Files;
+use super::authority::Files;
 
 /// A running provider. Dropping it stops it.
 pub struct Provider {
