@@ -1,5 +1,5 @@
-//! The names of IP protocols, wherever they are read and written: in policies, flow records,
-//! filters, questions and answers.
+//! The names of IP protocols and types of ICMP, wherever they are read and written: in policies,
+//! flow records, filters, questions and answers.
 
 use enforcer_common::Protocol;
 
@@ -50,9 +50,33 @@ pub fn number(name: &str) -> Option<u8> {
     known.map(|(.., number)| *number)
 }
 
+/// `8` or `3.4`: a type of ICMP or ICMPv6, with its code where one is written.
+pub fn icmp_type(text: &str) -> Option<(u8, Option<u8>)> {
+    let byte = |text: &str| {
+        let plain = text.bytes().all(|byte| byte.is_ascii_digit())
+            && (text.len() == 1 || !text.starts_with('0'));
+        plain.then(|| text.parse().ok()).flatten()
+    };
+    Some(match text.split_once('.') {
+        None => (byte(text)?, None),
+        Some((kind, code)) => (byte(kind)?, Some(byte(code)?)),
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn types_of_icmp_have_a_code_or_none() {
+        assert_eq!(icmp_type("8"), Some((8, None)));
+        assert_eq!(icmp_type("3.255"), Some((3, Some(255))));
+        for bad in [
+            "", ".", "8.", ".4", "256", "08", "3.256", "+8", "8.-1", "3.4.5", "a",
+        ] {
+            assert_eq!(icmp_type(bad), None, "{bad}");
+        }
+    }
 
     #[test]
     fn every_name_leads_to_its_number_and_back() {

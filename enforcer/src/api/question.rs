@@ -148,11 +148,8 @@ impl FromStr for Service {
         let port = match port {
             "*" if !Protocol::has_ports(protocol) && !is_icmp => 0,
             _ if is_icmp => {
-                let (kind, code) = port.split_once('.').unwrap_or((port, "0"));
-                icmp_port(
-                    kind.parse().map_err(|_| wrong())?,
-                    code.parse().map_err(|_| wrong())?,
-                )
+                let (kind, code) = protocol_name::icmp_type(port).ok_or_else(wrong)?;
+                icmp_port(kind, code.unwrap_or(0))
             }
             _ if Protocol::has_ports(protocol) => port.parse().map_err(|_| wrong())?,
             _ => return Err(wrong()),

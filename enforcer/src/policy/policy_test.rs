@@ -13,6 +13,7 @@ use super::{
     reader::{Fields, Reader, quoted},
     workload::DEFAULT_NAMESPACE,
 };
+use crate::protocol_name;
 
 /// Type of an echo request (RFC 792, RFC 4443): what `icmp` alone asks about.
 const ECHO: u8 = 8;
@@ -303,11 +304,8 @@ impl Reader<'_> {
             (Protocol::ICMP, None) => Some(icmp_port(ECHO, 0)),
             (Protocol::ICMPV6, None) => Some(icmp_port(ECHO_V6, 0)),
             (Protocol::ICMP | Protocol::ICMPV6, Some(text)) => {
-                let (kind, code) = text.split_once('.').unwrap_or((text, "0"));
-                let byte = |text| decimal(text).and_then(|number| u8::try_from(number).ok());
-                byte(kind)
-                    .zip(byte(code))
-                    .map(|(kind, code)| icmp_port(kind, code))
+                let read = protocol_name::icmp_type(text);
+                read.map(|(kind, code)| icmp_port(kind, code.unwrap_or(0)))
             }
             (protocol, Some(text)) if Protocol::has_ports(protocol) => {
                 let number = decimal(text).and_then(|number| u16::try_from(number).ok());

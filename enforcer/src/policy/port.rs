@@ -396,13 +396,7 @@ impl Reader<'_> {
 
     /// `8` or `3.4`: an ICMP type, with its code.
     fn icmp_word(&mut self, node: &Node, protocol: u8, text: &str) -> Option<PortRange> {
-        let byte = |text| decimal(text).and_then(|number| u8::try_from(number).ok());
-        let read = match text.split_once('.') {
-            None => byte(text).map(|kind| (kind, None)),
-            Some((kind, code)) => byte(kind)
-                .zip(byte(code))
-                .map(|(kind, code)| (kind, Some(code))),
-        };
+        let read = protocol_name::icmp_type(text);
         if read.is_none() {
             let message = format!("{} is not an ICMP type", quoted(text));
             let help = "write the type as in `8/icmp`, or type and code as in `3.4/icmp`";

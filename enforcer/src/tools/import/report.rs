@@ -5,7 +5,7 @@ use std::{fmt, sync::Arc};
 use serde::Serialize;
 
 use super::field::Field;
-use crate::policy::{Frame, Position, SourceFile, cut, listed, printable};
+use crate::policy::{Frame, SourceFile, cut, listed, printable};
 
 /// What the imported policy does otherwise than the original.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -134,15 +134,7 @@ pub(super) struct Reporter<'a> {
 impl Reporter<'_> {
     /// Something is left out.
     pub(super) fn omit(&mut self, field: &Field<'_>, message: impl Into<String>, help: &str) {
-        let effect = self.effect;
-        self.add(
-            field.at,
-            &field.path,
-            &message.into(),
-            help,
-            Fate::Omitted,
-            effect,
-        );
+        self.omit_with(field, self.effect, message, help);
     }
 
     /// Something is imported with another meaning.
@@ -153,14 +145,7 @@ impl Reporter<'_> {
         message: impl Into<String>,
         help: &str,
     ) {
-        self.add(
-            field.at,
-            &field.path,
-            &message.into(),
-            help,
-            Fate::Differs,
-            effect,
-        );
+        self.add(field, Fate::Differs, effect, &message.into(), help);
     }
 
     /// Something is left out, with an effect of its own.
@@ -171,32 +156,18 @@ impl Reporter<'_> {
         message: impl Into<String>,
         help: &str,
     ) {
-        self.add(
-            field.at,
-            &field.path,
-            &message.into(),
-            help,
-            Fate::Omitted,
-            effect,
-        );
+        self.add(field, Fate::Omitted, effect, &message.into(), help);
     }
 
-    fn add(
-        &mut self,
-        at: Position,
-        path: &str,
-        message: &str,
-        help: &str,
-        fate: Fate,
-        effect: Effect,
-    ) {
+    fn add(&mut self, field: &Field<'_>, fate: Fate, effect: Effect, message: &str, help: &str) {
+        let at = field.at;
         let (snippet, mark) = cut(self.file.line(at.line), at);
         self.left_out.push(LeftOut {
             file: self.file.name.clone(),
             line: at.line,
             column: at.column,
             object: printable(&self.object),
-            path: printable(path),
+            path: printable(&field.path),
             message: printable(message),
             help: printable(help),
             fate,
