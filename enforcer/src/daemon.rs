@@ -115,9 +115,12 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         .context("the reader of refused packets was taken already")?;
     let answers = Arc::new(Answers::default());
     let sink_stats = sinks.iter().map(|sink| sink.stats().clone()).collect();
+    let inlets = sinks.iter().map(SinkQueue::inlet).collect();
     let pipeline = Pipeline::new(names.clone(), history.clone(), sinks);
-    let board = settings.fleet.as_ref().map(|_| FleetBoard::default());
-    let journal = Arc::new(Journal::default());
+    let journal = Journal::new(&settings.node, pipeline.run(), inlets);
+    let journal = Arc::new(journal);
+    let board = settings.fleet.as_ref();
+    let board = board.map(|_| FleetBoard::new(journal.clone()));
     let (material_sender, material) = files::channel();
     let leases = match &settings.attest {
         Some(_) => Some(Leases::open(&settings.state_dir, journal.clone())?),
@@ -155,7 +158,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
             path: Some(format!("{NODE_PATH}{}", settings.node)),
             usage: Usage::Server,
             stats: Arc::default(),
-            memory,
+            memory: Some(memory),
         }),
         _ => None,
     };

@@ -4,18 +4,25 @@
 use std::{
     io::{Read, Write},
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream},
-    process::Stdio,
+    process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result};
+use enforcer::identity::attest::journal::{EventKind, Subject};
 use rcgen::{
     BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
     date_time_ymd,
 };
+use rustls::{
+    ClientConfig, ClientConnection, NamedGroup, RootCertStore,
+    crypto::{CryptoProvider, SupportedKxGroup, aws_lc_rs},
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
+};
 use tests::lab::{
-    Daemon, Lab, Place,
+    Daemon, Expect, FlowProtocol, Lab, Place,
     pki::{Identity, Pki, leaf, trust_domain},
+    place::program,
     shop::Shop,
     tree::Tree,
 };
@@ -37,6 +44,7 @@ const URL: &str = "https://127.0.0.1:9465/v1/attest";
 
 struct Scene {
     daemon: Daemon,
+    tree: Tree,
     pki: Pki,
     shop: Shop,
     _lab: Lab,
@@ -52,8 +60,14 @@ impl Scene {
         tree.write("trust.yaml", &trust_domain(&pki.bundle(), revoked))?;
         let mut options = shop.front.daemon_options(tree.path())?;
         options.extra = pki.daemon_flags("front")?;
+        let mut daemon = Daemon::prepare(&lab, options)?;
+        let flags = daemon.flow_log_flags();
+        daemon.options().extra.extend(flags);
+        daemon.launch()?;
+        daemon.wait_ready()?;
         Ok(Self {
-            daemon: Daemon::start(&lab, options)?,
+            daemon,
+            tree,
             pki,
             shop,
             _lab: lab,
@@ -185,6 +199,75 @@ fn no_bad_certificate_is_taken() -> Result<()> {
     scene.expect_served(&pki.issue("web", &[])?)
 }
 
+const CLOSED: &str = "\
+apiVersion: enforcer.dev/v1alpha1
+kind: SegmentPolicy
+metadata: {name: web, namespace: shop}
+spec:
+  selector: {matchLabels: {app: web}}
+  egress: [{name: attest, to: [{cidr: 127.0.0.1/32}], ports: [9465/tcp]}]
+";
+
+#[test]
+fn security_events_are_told_where_flow_records_are() -> Result<()> {
+    let scene = Scene::new(&[])?;
+    let daemon = &scene.daemon;
+    scene.tree.write("closed.yaml", CLOSED)?;
+    daemon.apply()?;
+    // A denied flow, so that records of both kinds are in the file.
+    let to = Ipv4Addr::LOCALHOST.into();
+    scene
+        .web()
+        .expect(FlowProtocol::Tcp, to, 9_999, Expect::Denied)?;
+    daemon.wait_for_record(tests::lab::patient(Duration::from_secs(10)), |r| {
+        r.peer.port == Some(9_999)
+    })?;
+
+    let identity = scene.pki.issue("web", &[])?;
+    scene.expect_served(&identity)?;
+    let expired = scene
+        .pki
+        .forge("expired", |p| p.not_after = date_time_ymd(2020, 1, 1))?;
+    scene.expect_refused(&expired, "expired")?;
+    let (status, body) = identity.curl(scene.web(), URL, &["-X", "DELETE"])?;
+    assert_eq!(status, 200, "{body}");
+    let told = daemon.wait_for_event("the end", |e| e.event == EventKind::End)?;
+    let what: Vec<_> = told.iter().map(|e| (e.event, e.reason.as_str())).collect();
+    assert!(what.contains(&(EventKind::Refuse, "expired")), "{what:?}");
+    assert!(what.contains(&(EventKind::End, "released")), "{what:?}");
+    let bound = told.iter().find(|e| e.event == EventKind::Bind);
+    let bound = bound.context("no binding")?;
+    assert_eq!(bound.kind, Subject::Attestation);
+    assert_eq!(bound.workload.as_deref(), Some("shop/web"));
+    let records = daemon.records()?;
+    let record = records.first().context("no record")?;
+    assert!(
+        told.iter()
+            .all(|e| e.run == record.run && e.node == record.node)
+    );
+    let numbers: Vec<u64> = told.iter().map(|e| e.sequence).collect();
+    assert_eq!(numbers, (1..=told.len() as u64).collect::<Vec<_>>());
+
+    // Who reads flow records passes over them.
+    let log = daemon.flow_log();
+    let log = log.to_str().context("a path")?;
+    let tree = scene.tree.path().to_str().context("a path")?;
+    let output = Command::new(program("enforcer")?)
+        .args([
+            "--output", "json", "simulate", tree, "--strict", "--flows", log,
+        ])
+        .output()?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{output:?}");
+    let answer: serde_json::Value = serde_json::from_str(&text)?;
+    assert_eq!(answer["bad"]["count"], 0, "{text}");
+    let output = Command::new(program("enforcer")?)
+        .args(["check", tree, "--flows", log])
+        .output()?;
+    assert!(output.status.success(), "{output:?}");
+    Ok(())
+}
+
 /// What `openssl s_client` says of a handshake.
 fn s_client(place: &Place, identity: Option<&Identity>, flags: &[&str]) -> Result<String> {
     let mut command = place.command("openssl")?;
@@ -241,6 +324,59 @@ fn only_tls_of_today_with_a_certificate() -> Result<()> {
     // A resumed session would show no certificate: none is offered.
     let said = s_client(web, Some(&identity), &["-tls1_3"])?;
     assert!(!said.contains("New Session Ticket"), "{said}");
+    Ok(())
+}
+
+/// The group by which keys are exchanged with a client that offers these, the first with a share.
+fn exchanged_by(
+    place: &Place,
+    identity: &Identity,
+    groups: &[&'static dyn SupportedKxGroup],
+) -> Result<NamedGroup> {
+    let provider = CryptoProvider {
+        kx_groups: groups.to_vec(),
+        ..aws_lc_rs::default_provider()
+    };
+    let mut roots = RootCertStore::empty();
+    for root in CertificateDer::pem_file_iter(&identity.bundle)? {
+        roots.add(root?)?;
+    }
+    let chain = CertificateDer::pem_file_iter(&identity.certificate)?;
+    let key = PrivateKeyDer::from_pem_file(&identity.key)?;
+    let config = ClientConfig::builder_with_provider(provider.into())
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .with_root_certificates(roots)
+        .with_client_auth_cert(chain.collect::<Result<_, _>>()?, key)?;
+    let name = ServerName::try_from("127.0.0.1")?;
+    let mut client = ClientConnection::new(config.into(), name)?;
+    place.enter(|| -> Result<()> {
+        let mut stream = TcpStream::connect(SERVER)?;
+        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+        while client.is_handshaking() {
+            client.complete_io(&mut stream)?;
+        }
+        Ok(())
+    })??;
+    let group = client.negotiated_key_exchange_group();
+    Ok(group.context("no key was exchanged")?.name())
+}
+
+#[test]
+fn keys_are_exchanged_so_that_a_quantum_computer_does_not_find_them() -> Result<()> {
+    use aws_lc_rs::kx_group::{SECP256R1, X25519, X25519MLKEM768};
+    let scene = Scene::new(&[])?;
+    let identity = scene.pki.issue("web", &[])?;
+    let hybrid = NamedGroup::X25519MLKEM768;
+    let by =
+        |groups: &[&'static dyn SupportedKxGroup]| exchanged_by(scene.web(), &identity, groups);
+    assert_eq!(by(&[X25519MLKEM768])?, hybrid);
+    // Preferred by the server where the client has a share of another one, too.
+    assert_eq!(by(&[X25519MLKEM768, X25519, SECP256R1])?, hybrid);
+    // And ours begins with it.
+    let ours = enforcer::identity::attest::tls::provider();
+    assert_eq!(ours.kx_groups[0].name(), hybrid);
+    // Who does not know it is served.
+    assert_eq!(by(&[X25519])?, NamedGroup::X25519);
     Ok(())
 }
 

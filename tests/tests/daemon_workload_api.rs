@@ -129,7 +129,12 @@ impl Scene {
             self.pki.folder().display().to_string(),
         ];
         options.extra.extend(flags.iter().map(|f| (*f).to_owned()));
-        Daemon::start(&self.lab, options)
+        let mut daemon = Daemon::prepare(&self.lab, options)?;
+        let flags = daemon.flow_log_flags();
+        daemon.options().extra.extend(flags);
+        daemon.launch()?;
+        daemon.wait_ready()?;
+        Ok(daemon)
     }
 
     /// A workload that follows the API.
@@ -261,6 +266,12 @@ fn each_workload_gets_its_own_svid_and_nobody_another_ones() -> Result<()> {
         named.map(|e| e.workload.clone()).collect::<Vec<_>>(),
         [Some("shop/store".to_owned())]
     );
+
+    // They are told where flow records are, too.
+    let told = daemon.wait_for_event("the last refusal", |e| {
+        e.kind == Subject::WorkloadApi && e.sequence == events.len() as u64
+    })?;
+    assert_eq!(told, events);
 
     // Behind an interface the network namespace says who it is.
     let _back = scene.daemon(back, &[])?;

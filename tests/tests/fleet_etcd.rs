@@ -7,10 +7,13 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use enforcer::registry::{
-    node_identity::{NodeIdentity, node_id},
-    record::NodeRecord,
-    signed::{milliseconds, sign, verify},
+use enforcer::{
+    identity::attest::journal::{EventKind, Subject},
+    registry::{
+        node_identity::{NodeIdentity, node_id},
+        record::NodeRecord,
+        signed::{milliseconds, sign, verify},
+    },
 };
 use tests::lab::{
     Daemon, Expect, FlowProtocol, Lab, Process, Tree,
@@ -93,9 +96,13 @@ impl Scene {
         Ok(tree)
     }
 
-    fn start(&self, host: &Host, workloads: &[(&str, &str)], extra: &[&str]) -> Result<Daemon> {
+    fn prepare(&self, host: &Host, workloads: &[(&str, &str)], extra: &[&str]) -> Result<Daemon> {
         let tree = self.tree(host, workloads)?;
-        let mut daemon = self.fleet.daemon(&self.lab, host, &tree, extra)?;
+        self.fleet.daemon(&self.lab, host, &tree, extra)
+    }
+
+    fn start(&self, host: &Host, workloads: &[(&str, &str)], extra: &[&str]) -> Result<Daemon> {
+        let mut daemon = self.prepare(host, workloads, extra)?;
         daemon.launch()?;
         daemon.wait_ready()?;
         Ok(daemon)
@@ -267,8 +274,14 @@ fn nobody_can_speak_for_another_node() -> Result<()> {
     let mut scene = Scene::new()?;
     let (web, api) = (scene.shop.web.clone(), scene.shop.api.clone());
     scene.serve(&api, 8080)?;
-    let front = scene.start(&scene.shop.front, &[WEB], &[])?;
-    let back = scene.start(&scene.shop.back, &[API], &[])?;
+    let mut front = scene.prepare(&scene.shop.front, &[WEB], &[])?;
+    let mut back = scene.prepare(&scene.shop.back, &[API], &[])?;
+    for daemon in [&mut front, &mut back] {
+        let flags = daemon.flow_log_flags();
+        daemon.options().extra.extend(flags);
+        daemon.launch()?;
+        daemon.wait_ready()?;
+    }
     knows(&front, 1)?;
     expect(&web, &api, 8080, Expect::Open)?;
     let refused = |reason: &'static str, count: u64| {
@@ -342,6 +355,17 @@ fn nobody_can_speak_for_another_node() -> Result<()> {
         .publish("back", sign(&forged, &stranger.svid()?)?)?;
     refused("untrusted", 1)?;
     healed(4)?;
+    // Each of that is a security event where flow records are.
+    for reason in ["replayed", "other-node", "signature", "untrusted"] {
+        front.wait_for_event(reason, |e| {
+            (e.kind, e.event, e.reason.as_str()) == (Subject::Fleet, EventKind::Refuse, reason)
+                && e.published_as.as_deref() == Some("back")
+                && e.node == "front"
+        })?;
+    }
+    back.wait_for_event("it is put back", |e| {
+        (e.kind, e.event) == (Subject::Fleet, EventKind::Restore)
+    })?;
     let status = fleet::status(&front)?;
     ensure!(status.workloads == 2, "{status:#?}");
     expect(&web, &api, 8080, Expect::Open)?;

@@ -14,7 +14,10 @@ use super::{Exit, OutputFormat, run::CapacityArgs};
 use crate::{
     compile::{Inputs, Numbers, Subjects, compile},
     lint::{self, Finding, Severity, sarif},
-    observe::record::{FlowRecord, StreamLine},
+    observe::{
+        flow_lines::FlowLines,
+        record::{FlowRecord, StreamLine},
+    },
     policy::{
         self, Code, PolicyErrors,
         model::{Moment, ResolvedPolicy},
@@ -151,7 +154,7 @@ fn check(args: &CheckArgs, shown: &str) -> anyhow::Result<Checked> {
 fn read_flows(path: &Path) -> anyhow::Result<Vec<FlowRecord>> {
     let file = File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
     let mut flows = Vec::new();
-    for (number, line) in (1..).zip(io::BufReader::new(file).lines()) {
+    for (number, line) in (1..).zip(io::BufReader::new(FlowLines::new(file)).lines()) {
         let at = || format!("cannot read line {number} of {}", path.display());
         let line = line.with_context(at)?;
         if line.trim().is_empty() {

@@ -62,7 +62,7 @@ impl Collector for AttestationCollector {
             ),
             (
                 "attestation_events_suppressed",
-                "Events of attestation that were counted but neither logged nor kept",
+                "Events of attestation that were counted and nothing else",
             ),
         )?;
         let bindings = self.0.bindings.borrow().len();
@@ -128,7 +128,7 @@ impl Collector for WorkloadApiCollector {
             ),
             (
                 "workload_api_events_suppressed",
-                "Events of the Workload API that were counted but neither logged nor kept",
+                "Events of the Workload API that were counted and nothing else",
             ),
         )?;
         let streams = self.0.streams.load(Ordering::Relaxed);

@@ -8,6 +8,7 @@ use prometheus_client::{
 };
 
 use super::kernel::{counter, gauge};
+use crate::identity::attest::journal::Subject;
 use crate::registry::{signed::Refusal, status::FleetBoard};
 
 /// Encodes the fleet's status.
@@ -115,6 +116,12 @@ impl Collector for FleetCollector {
                 .encode_family(&RefusalLabels { reason })?
                 .encode_counter::<NoLabelSet, _, u64>(&count, None)?;
         }
-        Ok(())
+        let suppressed = self.0.journal().suppressed(Subject::Fleet);
+        counter(
+            &mut encoder,
+            "fleet_events_suppressed",
+            "Security events of the fleet that were counted and nothing else",
+        )?
+        .encode_counter::<NoLabelSet, _, u64>(&suppressed, None)
     }
 }

@@ -63,6 +63,11 @@ impl Enricher {
         }
     }
 
+    /// [`FlowRecord::run`] of every record.
+    pub fn run(&self) -> &str {
+        &self.run
+    }
+
     /// Reads the clock anew. To be called before a batch.
     pub fn set_clock(&mut self, clock: Clock) {
         self.clock = clock;

@@ -64,6 +64,11 @@ impl Pipeline {
         }
     }
 
+    /// [`FlowRecord::run`] of every record.
+    pub fn run(&self) -> &str {
+        self.enricher.run()
+    }
+
     /// What went through.
     pub fn stats(&self) -> &Arc<PipelineStats> {
         &self.stats

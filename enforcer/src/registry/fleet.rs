@@ -28,6 +28,7 @@ use crate::{
         elsewhere::{Announced, Elsewhere, NodePeers, Reached, Service, ServiceAddress},
         image::WorkloadName,
     },
+    identity::attest::journal::{EventKind, Journal, SecurityEvent, Subject},
     observe::clock::rfc3339,
     policy::model::{Assurance, Origin, RemoteHost, Workload},
 };
@@ -49,6 +50,7 @@ pub struct Fleet {
     own: String,
     trust_domain: String,
     identity: Arc<dyn NodeIdentity>,
+    journal: Arc<Journal>,
     nodes: BTreeMap<String, Node>,
     /// Highest number of every node, and until when it has to be remembered: as long as an older
     /// record would be believed.
@@ -82,11 +84,17 @@ struct Floor {
 
 impl Fleet {
     /// A fleet of which nothing is known.
-    pub fn new(own: &str, trust_domain: &str, identity: Arc<dyn NodeIdentity>) -> Self {
+    pub fn new(
+        own: &str,
+        trust_domain: &str,
+        identity: Arc<dyn NodeIdentity>,
+        journal: Arc<Journal>,
+    ) -> Self {
         Self {
             own: own.to_owned(),
             trust_domain: trust_domain.to_owned(),
             identity,
+            journal,
             nodes: BTreeMap::new(),
             floors: HashMap::new(),
             claims: HashMap::new(),
@@ -255,7 +263,15 @@ impl Fleet {
                 *self.refusals.entry(refusal.code()).or_default() += 1;
                 let reason = refusal.to_string();
                 let shown = printable(name);
-                tracing::warn!(node = shown, reason, "a record of the fleet is refused");
+                self.journal.note(SecurityEvent {
+                    kind: Subject::Fleet,
+                    published_as: Some(shown.clone()),
+                    ..SecurityEvent::new(
+                        EventKind::Refuse,
+                        refusal.code(),
+                        format!("the record of node {shown}: {reason}"),
+                    )
+                });
                 // What is put under names that nobody has must not cost without bound.
                 if self.refused.len() < MOST_REFUSED || self.refused.contains_key(name) {
                     self.refused.insert(name.to_owned(), reason);
@@ -525,7 +541,12 @@ mod tests {
     impl Scene {
         fn new() -> Self {
             let authority = Authority::new();
-            let fleet = Fleet::new("here", "example.org", authority.node("here"));
+            let fleet = Fleet::new(
+                "here",
+                "example.org",
+                authority.node("here"),
+                Arc::default(),
+            );
             Self {
                 authority,
                 fleet,
@@ -614,6 +635,18 @@ mod tests {
                 counts["malformed"]
             ),
             (1, 1, 1)
+        );
+        let events = scene.fleet.journal.kept();
+        let told = events
+            .iter()
+            .map(|e| (&*e.reason, e.published_as.as_deref()));
+        assert_eq!(
+            told.collect::<Vec<_>>(),
+            [
+                ("replayed", Some("a")),
+                ("other-node", Some("a")),
+                ("malformed", Some("x\u{fffd}"))
+            ]
         );
         let status = scene.fleet.status();
         assert!(status[0].refused.as_ref().unwrap().contains('b'));

@@ -25,7 +25,11 @@ use super::{
     signed::{milliseconds, sign},
     status::FleetBoard,
 };
-use crate::{cause::chain, reconcile::in_force::InForce};
+use crate::{
+    cause::chain,
+    identity::attest::journal::{EventKind, SecurityEvent, Subject},
+    reconcile::in_force::InForce,
+};
 
 /// For how long a record may be believed. It is signed anew when half of that is over.
 const VALIDITY: Duration = Duration::from_hours(1);
@@ -116,7 +120,16 @@ impl Publisher {
                     if published.as_ref().is_none_or(|p| Some(p.digest) == seen) {
                         continue;
                     }
-                    warn!("this node's record in the registry is not what it published: it is published again");
+                    self.board.journal().note(SecurityEvent {
+                        kind: Subject::Fleet,
+                        published_as: Some(self.node.clone()),
+                        ..SecurityEvent::new(
+                            EventKind::Restore,
+                            "overwritten",
+                            "this node's record in the registry is not what it published: it is \
+                             published again",
+                        )
+                    });
                     self.board.write(|status| status.counts.overwritten += 1);
                     published = None;
                 }

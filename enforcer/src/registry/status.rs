@@ -8,6 +8,8 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+use crate::identity::attest::journal::Journal;
+
 /// `GET /v1/nodes`, and the fleet's part of `GET /v1/status` (without the nodes).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FleetStatus {
@@ -145,11 +147,27 @@ impl FleetStatus {
     }
 }
 
-/// The status, written by those who know and read by those who show.
+/// The status, written by those who know and read by those who show; and where security events go.
 #[derive(Clone, Debug, Default)]
-pub struct FleetBoard(Arc<Mutex<FleetStatus>>);
+pub struct FleetBoard {
+    status: Arc<Mutex<FleetStatus>>,
+    journal: Arc<Journal>,
+}
 
 impl FleetBoard {
+    /// A board on which nothing is written yet.
+    pub fn new(journal: Arc<Journal>) -> Self {
+        Self {
+            status: Arc::default(),
+            journal,
+        }
+    }
+
+    /// Where security events go.
+    pub fn journal(&self) -> &Arc<Journal> {
+        &self.journal
+    }
+
     /// As it is now.
     pub fn read(&self) -> FleetStatus {
         self.lock().clone()
@@ -178,6 +196,6 @@ impl FleetBoard {
 
     fn lock(&self) -> MutexGuard<'_, FleetStatus> {
         // Every field stands for itself: one written after a panic and one before are as good.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.status.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -129,7 +129,12 @@ pub fn part(
     let (own, own_receiver) = watch::channel(OwnRecord::default());
     let mut reader = Reader {
         registry: Arc::clone(&registry),
-        fleet: Fleet::new(node, &domain, Arc::clone(&identity)),
+        fleet: Fleet::new(
+            node,
+            &domain,
+            Arc::clone(&identity),
+            Arc::clone(board.journal()),
+        ),
         copies: Copies::new(state.join("fleet")),
         keep: settings.keep,
         afterwards: settings.afterwards,

@@ -7,12 +7,10 @@ use std::{
     io::{self, Read, Seek, SeekFrom, Write},
     os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
-    sync::Arc,
     time::{Duration, Instant},
 };
 
-use super::{Sink, SinkError, lines::Lines};
-use crate::observe::record::FlowRecord;
+use super::{Entry, Sink, SinkError, lines::Lines};
 
 /// How a file is rotated.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -125,7 +123,7 @@ impl FileSink {
 }
 
 impl Sink for FileSink {
-    fn take(&mut self, record: &Arc<FlowRecord>) {
+    fn take(&mut self, record: &Entry) {
         self.lines.push(record);
     }
 
@@ -217,14 +215,16 @@ fn numbered(path: &Path, number: u32) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::observe::fixtures;
+    use std::sync::Arc;
 
-    fn record(sequence: u64) -> Arc<FlowRecord> {
-        Arc::new(FlowRecord {
+    use super::*;
+    use crate::observe::{fixtures, record::FlowRecord};
+
+    fn record(sequence: u64) -> Entry {
+        Entry::from(Arc::new(FlowRecord {
             sequence,
             ..fixtures::record()
-        })
+        }))
     }
 
     fn write(sink: &mut FileSink, sequences: std::ops::RangeInclusive<u64>) {
@@ -240,7 +240,7 @@ mod tests {
     }
 
     fn line_length() -> u64 {
-        serde_json::to_vec(&*record(1)).unwrap().len() as u64 + 1
+        serde_json::to_vec(&record(1)).unwrap().len() as u64 + 1
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 use std::io::{self, Write};
 
-use crate::observe::record::FlowRecord;
+use super::Entry;
 
 /// Lines to be written.
 #[derive(Debug, Default)]
@@ -15,7 +15,7 @@ pub struct Lines {
 
 impl Lines {
     /// Adds a record.
-    pub fn push(&mut self, record: &FlowRecord) {
+    pub fn push(&mut self, record: &Entry) {
         let before = self.bytes.len();
         // Serializing plain data to memory does not fail; if it ever did, half a line must not
         // stay.
@@ -86,8 +86,10 @@ impl Lines {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
-    use crate::observe::fixtures;
+    use crate::observe::{fixtures, record::FlowRecord};
 
     /// Takes so many bytes, then fails once, and so on.
     struct Stuttering(Vec<u8>, bool);
@@ -112,8 +114,9 @@ mod tests {
     fn a_write_goes_on_where_it_stopped() {
         let record = fixtures::record();
         let mut lines = Lines::default();
-        lines.push(&record);
-        lines.push(&record);
+        let entry = Entry::Flow(Arc::new(record.clone()));
+        lines.push(&entry);
+        lines.push(&entry);
         let mut out = Stuttering(Vec::new(), false);
         while lines.write_to(&mut out, usize::MAX, |_| ()).is_err() {}
         assert_eq!(lines.pending(), 0);

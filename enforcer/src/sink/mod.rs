@@ -1,17 +1,15 @@
-//! Where flow records go when they leave the daemon. Each sink has a bounded queue and a
+//! Where flow records and security events go when they leave the daemon. Each sink has a bounded queue and a
 //! thread of its own: a carrier that is slow or broken costs records, counted by cause, and
 //! never holds up anything else.
 
+pub mod entry;
 pub mod file;
 pub mod lines;
 pub mod queue;
 pub mod stdout;
 
-use std::sync::Arc;
-
-use crate::observe::record::FlowRecord;
-
-pub use queue::{SinkQueue, SinkStats};
+pub use entry::Entry;
+pub use queue::{SinkInlet, SinkQueue, SinkStats};
 
 /// Why records could not be handed over (yet).
 #[derive(Debug, thiserror::Error)]
@@ -35,7 +33,7 @@ impl SinkError {
 pub trait Sink: Send {
     /// Takes a record over. It may be buffered until [`Sink::flush`]. Called once for each
     /// record, and only after a `flush` that succeeded if the one before failed.
-    fn take(&mut self, record: &Arc<FlowRecord>);
+    fn take(&mut self, record: &Entry);
 
     /// Hands over everything that was taken. After an error, what was not handed over is kept
     /// and the next call goes on with it.

@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicBool, AtomicU64, Ordering},
         mpsc::{Receiver, SyncSender, TryRecvError, TrySendError, sync_channel},
     },
@@ -10,8 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::Sink;
-use crate::observe::record::FlowRecord;
+use super::{Entry, Sink};
 
 /// Records that wait for a sink unless the daemon says otherwise: more than an interval's counts
 /// at ten thousand new denied flows a second. A record takes about 1 KiB.
@@ -111,7 +110,7 @@ impl SinkStats {
 /// The way into a sink.
 #[derive(Debug)]
 pub struct SinkQueue {
-    sender: Option<SyncSender<Arc<FlowRecord>>>,
+    sender: Option<Arc<SyncSender<Entry>>>,
     stats: Arc<SinkStats>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
@@ -139,7 +138,7 @@ impl SinkQueue {
             .name(format!("sink-{name}"))
             .spawn(move || worker.run())?;
         Ok(Self {
-            sender: Some(sender),
+            sender: Some(Arc::new(sender)),
             stats,
             stop,
             thread: Some(thread),
@@ -147,15 +146,17 @@ impl SinkQueue {
     }
 
     /// Offers a record. Never blocks: what finds no room is dropped and counted.
-    pub fn offer(&self, record: Arc<FlowRecord>) {
+    pub fn offer(&self, record: impl Into<Entry>) {
         let Some(sender) = &self.sender else { return };
-        let cause = match sender.try_send(record) {
-            Ok(()) => return,
-            Err(TrySendError::Full(_)) if self.stats.is_failing() => DropCause::SinkFailing,
-            Err(TrySendError::Full(_)) => DropCause::QueueFull,
-            Err(TrySendError::Disconnected(_)) => DropCause::Closed,
-        };
-        self.stats.count_dropped(cause, 1);
+        offer(sender, &self.stats, record.into());
+    }
+
+    /// Another way in, which does not keep the sink from ending.
+    pub fn inlet(&self) -> SinkInlet {
+        SinkInlet {
+            sender: self.sender.as_ref().map(Arc::downgrade).unwrap_or_default(),
+            stats: Arc::clone(&self.stats),
+        }
     }
 
     /// What became of the records.
@@ -186,9 +187,36 @@ impl SinkQueue {
     }
 }
 
+/// A way into a sink that somebody else owns.
+#[derive(Clone, Debug)]
+pub struct SinkInlet {
+    sender: Weak<SyncSender<Entry>>,
+    stats: Arc<SinkStats>,
+}
+
+impl SinkInlet {
+    /// As [`SinkQueue::offer`]; what comes after the sink's end is counted as such.
+    pub fn offer(&self, record: impl Into<Entry>) {
+        match self.sender.upgrade() {
+            Some(sender) => offer(&sender, &self.stats, record.into()),
+            None => self.stats.count_dropped(DropCause::Closed, 1),
+        }
+    }
+}
+
+fn offer(sender: &SyncSender<Entry>, stats: &SinkStats, record: Entry) {
+    let cause = match sender.try_send(record) {
+        Ok(()) => return,
+        Err(TrySendError::Full(_)) if stats.is_failing() => DropCause::SinkFailing,
+        Err(TrySendError::Full(_)) => DropCause::QueueFull,
+        Err(TrySendError::Disconnected(_)) => DropCause::Closed,
+    };
+    stats.count_dropped(cause, 1);
+}
+
 struct Worker<S> {
     sink: S,
-    receiver: Receiver<Arc<FlowRecord>>,
+    receiver: Receiver<Entry>,
     stats: Arc<SinkStats>,
     stop: Arc<AtomicBool>,
     /// Records that the sink holds and has not handed over.
@@ -218,7 +246,7 @@ impl<S: Sink> Worker<S> {
             .count_dropped(DropCause::Closed, self.taken + unread);
     }
 
-    fn take(&mut self, record: &Arc<FlowRecord>) {
+    fn take(&mut self, record: &Entry) {
         self.sink.take(record);
         self.taken += 1;
     }
@@ -283,7 +311,11 @@ mod tests {
     use std::sync::{Condvar, Mutex};
 
     use super::*;
-    use crate::{observe::fixtures, sink::SinkError};
+    use crate::{
+        identity::attest::journal::{EventKind, SecurityEvent},
+        observe::{fixtures, record::FlowRecord},
+        sink::SinkError,
+    };
 
     /// Fails while it is shut.
     #[derive(Clone, Default)]
@@ -310,8 +342,12 @@ mod tests {
     }
 
     impl Sink for Gate {
-        fn take(&mut self, record: &Arc<FlowRecord>) {
-            self.0.0.lock().unwrap().taken.push(record.sequence);
+        fn take(&mut self, record: &Entry) {
+            let sequence = match record {
+                Entry::Flow(record) => record.sequence,
+                Entry::Security(event) => event.sequence,
+            };
+            self.0.0.lock().unwrap().taken.push(sequence);
         }
 
         fn flush(&mut self) -> Result<(), SinkError> {
@@ -383,6 +419,30 @@ mod tests {
             assert_eq!(stats.written() + dropped, 1_000);
             assert_eq!(gate.passed().len() as u64, stats.written());
         }
+    }
+
+    #[test]
+    fn what_comes_by_an_inlet_is_accounted_for_and_does_not_keep_the_sink_open() {
+        let gate = Gate::default();
+        gate.set(false, true);
+        let queue = SinkQueue::start("test", gate.clone(), 10).unwrap();
+        let inlet = queue.inlet();
+        let event = |sequence| {
+            let event = SecurityEvent::new(EventKind::Refuse, "expired", "x");
+            Arc::new(SecurityEvent { sequence, ..event })
+        };
+        (0..100).for_each(|n| inlet.offer(event(n)));
+        let stats = Arc::clone(queue.stats());
+        assert!(stats.dropped(DropCause::QueueFull) >= 80);
+        gate.set(true, false);
+        let began = Instant::now();
+        queue.close(Duration::from_secs(60));
+        assert!(began.elapsed() < Duration::from_secs(30));
+        let found_room = 100 - stats.dropped(DropCause::QueueFull);
+        assert_eq!(stats.written(), found_room);
+        assert_eq!(gate.passed().len() as u64, found_room);
+        inlet.offer(event(100));
+        assert_eq!(stats.dropped(DropCause::Closed), 1);
     }
 
     #[test]

@@ -1,9 +1,8 @@
 //! JSON lines to standard output, for a service manager or pipe to pick up.
 
-use std::{io::Write, sync::Arc};
+use std::io::Write;
 
-use super::{Sink, SinkError, lines::Lines};
-use crate::observe::record::FlowRecord;
+use super::{Entry, Sink, SinkError, lines::Lines};
 
 /// Writes records to standard output, or whatever else takes bytes.
 #[derive(Debug)]
@@ -30,7 +29,7 @@ impl<W: Write> StreamSink<W> {
 }
 
 impl<W: Write + Send> Sink for StreamSink<W> {
-    fn take(&mut self, record: &Arc<FlowRecord>) {
+    fn take(&mut self, record: &Entry) {
         self.lines.push(record);
     }
 

@@ -12,7 +12,10 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use enforcer::observe::record::{FlowRecord, StreamLine};
+use enforcer::{
+    identity::attest::journal::SecurityEvent,
+    observe::record::{FlowRecord, StreamLine},
+};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -359,6 +362,44 @@ impl Daemon {
             String::from_utf8_lossy(&output.stderr)
         );
         Ok(())
+    }
+
+    /// Flags by which its records and events go to a file.
+    pub fn flow_log_flags(&self) -> Vec<String> {
+        let path = self.flow_log().display().to_string();
+        vec!["--flow-log".to_owned(), path]
+    }
+
+    /// The file of [`Self::flow_log_flags`].
+    pub fn flow_log(&self) -> PathBuf {
+        self.folder.join("flows.jsonl")
+    }
+
+    /// Waits for a security event in that file, among flow records; all until then.
+    pub fn wait_for_event(
+        &self,
+        what: &str,
+        wanted: impl Fn(&SecurityEvent) -> bool,
+    ) -> Result<Vec<SecurityEvent>> {
+        let deadline = Instant::now() + super::patient(Duration::from_secs(20));
+        loop {
+            let text = fs::read_to_string(self.flow_log()).unwrap_or_default();
+            let mut events = Vec::new();
+            // The last line may be half written.
+            for line in text.split_inclusive('\n').filter(|l| l.ends_with('\n')) {
+                let value: serde_json::Value = serde_json::from_str(line)?;
+                if value.get("kind").is_some() {
+                    events.push(serde_json::from_value(value)?);
+                } else {
+                    serde_json::from_value::<FlowRecord>(value)?;
+                }
+            }
+            if events.iter().any(&wanted) {
+                return Ok(events);
+            }
+            anyhow::ensure!(Instant::now() < deadline, "{what}: not in {text}");
+            thread::sleep(Duration::from_millis(50));
+        }
     }
 
     /// File of its log.
