@@ -1,8 +1,10 @@
 //! The long-running `enforcer attest`, and to whom a proof belongs in the end.
 
 use std::{
+    collections::BTreeSet,
     os::unix::net::UnixDatagram,
-    process::{Child, Stdio},
+    path::PathBuf,
+    process::{Child, Command, Output, Stdio},
     time::{Duration, Instant},
 };
 
@@ -15,6 +17,7 @@ use nix::{
 use tests::lab::{
     Daemon, Expect, FlowProtocol, Lab, Place, patient,
     pki::{Identity, Pki, trust_domain},
+    place::program,
     shop::Shop,
     tree::Tree,
 };
@@ -60,6 +63,15 @@ struct Scene {
 
 impl Scene {
     fn new() -> Result<Self> {
+        Self::with(&[])
+    }
+
+    /// With a Workload API of this host's own authority; further flags.
+    fn with_workload_api(flags: &[&str]) -> Result<Self> {
+        Self::with(&[&["--workload-api", "SOCKET", "--ca", "CA"], flags].concat())
+    }
+
+    fn with(flags: &[&str]) -> Result<Self> {
         let lab = Lab::new()?;
         let shop = Shop::build(&lab)?;
         let pki = Pki::new(&lab, "pki")?;
@@ -68,6 +80,13 @@ impl Scene {
         tree.write("trust.yaml", &trust_domain(&pki.bundle(), &[]))?;
         let mut options = shop.front.daemon_options(tree.path())?;
         options.extra = pki.daemon_flags("front")?;
+        let text = |path: PathBuf| path.display().to_string();
+        let flags = flags.iter().map(|flag| match *flag {
+            "SOCKET" => text(Self::socket(&lab)),
+            "CA" => text(pki.folder()),
+            flag => flag.to_owned(),
+        });
+        options.extra.extend(flags);
         Ok(Self {
             daemon: Daemon::start(&lab, options)?,
             tree,
@@ -75,6 +94,20 @@ impl Scene {
             shop,
             lab,
         })
+    }
+
+    fn socket(lab: &Lab) -> PathBuf {
+        lab.folder().join("workload.sock")
+    }
+
+    /// The agent at a place, with what the Workload API says.
+    fn attest_from_api(&self, place: &Place) -> Result<Command> {
+        let mut command = place.command(program("enforcer")?)?;
+        command
+            .args(["attest", "--server", SERVER, "--identity-from"])
+            .arg(format!("unix://{}", Self::socket(&self.lab).display()))
+            .stdin(Stdio::null());
+        Ok(command)
     }
 
     fn web(&self) -> &Place {
@@ -86,6 +119,16 @@ impl Scene {
         let endpoint = endpoints.iter().find(|e| e.name == name);
         let endpoint = endpoint.with_context(|| format!("{name} has no endpoint"))?;
         Ok(endpoint.assurance.name().to_owned())
+    }
+
+    /// Serial number of the certificate that is bound there.
+    fn serial(&self, name: &str) -> Result<String> {
+        let endpoints: Vec<EndpointStatus> = self.daemon.ask_json(&["endpoints"])?;
+        let endpoint = endpoints.into_iter().find(|e| e.name == name);
+        let attested = endpoint.and_then(|endpoint| endpoint.attested);
+        Ok(attested
+            .with_context(|| format!("{name} is not attested"))?
+            .serial)
     }
 
     fn wait_for(&self, name: &str, wanted: &str) -> Result<()> {
@@ -124,12 +167,16 @@ struct Agent {
 
 impl Agent {
     fn start(scene: &Scene, identity: &Identity, flags: &[&str]) -> Result<Self> {
+        let mut command = identity.attest_command(scene.web(), SERVER)?;
+        command.args(flags);
+        Self::start_command(scene, command)
+    }
+
+    fn start_command(scene: &Scene, mut command: Command) -> Result<Self> {
         let path = scene.lab.folder().join("notify");
         let _ = std::fs::remove_file(&path);
         let manager = UnixDatagram::bind(&path)?;
-        let child = identity
-            .attest_command(scene.web(), SERVER)?
-            .args(flags)
+        let child = command
             .env("NOTIFY_SOCKET", &path)
             .stdout(Stdio::null())
             .spawn()?;
@@ -223,6 +270,83 @@ fn the_agent_takes_new_files_up_without_a_gap() -> Result<()> {
     agent.terminate()?;
     ensure!(scene.assurance("web")? == "attested");
     scene.store_is(scene.web(), Expect::Open)?;
+    Ok(())
+}
+
+#[test]
+fn the_agent_follows_the_workload_api_without_a_gap() -> Result<()> {
+    let scene = Scene::with_workload_api(&["--svid-lifetime", "10s"])?;
+    let _server = scene.shop.front.place("/shop/store")?.serve(&[7000], &[])?;
+    scene.store_is(scene.web(), Expect::Denied)?;
+    let command = scene.attest_from_api(scene.web())?;
+    let mut agent = Agent::start_command(&scene, command)?;
+    let told = agent.hears(Duration::from_secs(20))?;
+    ensure!(told.starts_with("READY=1\n"), "{told}");
+    scene.store_is(scene.web(), Expect::Open)?;
+    let address = scene.shop.web.v4(7000);
+    let mut held = scene
+        .web()
+        .hold(address, 1, Some(Duration::from_millis(50)))?;
+    // What is open outlives several SVIDs, each proven with before the one before it ends.
+    let mut serials = BTreeSet::from([scene.serial("web")?]);
+    let deadline = Instant::now() + patient(Duration::from_mins(1));
+    while serials.len() < 4 {
+        ensure!(Instant::now() < deadline, "{serials:?}");
+        std::thread::sleep(Duration::from_millis(100));
+        serials.insert(scene.serial("web")?);
+    }
+    held.ensure_alive()?;
+    agent.terminate()?;
+    scene.wait_for("web", "kernel")?;
+    held.wait_for_death(Duration::from_secs(10))?;
+    Ok(())
+}
+
+#[test]
+fn what_a_new_root_signs_is_proven_with_at_once() -> Result<()> {
+    // The lease alone would ask for nothing new for half an hour.
+    let scene = Scene::with_workload_api(&["--svid-lifetime", "1h"])?;
+    let _server = scene.shop.front.place("/shop/store")?.serve(&[7000], &[])?;
+    let command = scene.attest_from_api(scene.web())?;
+    let agent = Agent::start_command(&scene, command)?;
+    agent.hears(Duration::from_secs(20))?;
+    let address = scene.shop.web.v4(7000);
+    let mut held = scene
+        .web()
+        .hold(address, 1, Some(Duration::from_millis(50)))?;
+    let before = scene.serial("web")?;
+    scene.pki.ca(&["rotate"])?;
+    scene.pki.ca(&["rotate", "--activate"])?;
+    // The daemon shows one by the new root, too.
+    scene.pki.daemon_flags("front")?;
+    let deadline = Instant::now() + patient(Duration::from_secs(20));
+    while scene.serial("web")? == before {
+        ensure!(Instant::now() < deadline, "{}", scene.daemon.log());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    // What the old root signed is worth nothing now, and nobody notices.
+    scene.pki.ca(&["rotate", "--retire"])?;
+    std::thread::sleep(Duration::from_secs(2));
+    held.ensure_alive()?;
+    ensure!(scene.assurance("web")? == "attested");
+    Ok(())
+}
+
+#[test]
+fn whom_the_workload_api_does_not_know_is_told_so() -> Result<()> {
+    let scene = Scene::with_workload_api(&[])?;
+    let once = |place: &Place| -> Result<Output> {
+        let mut command = scene.attest_from_api(place)?;
+        Ok(command.args(["--once", "--timeout", "3s"]).output()?)
+    };
+    let output = once(&scene.shop.front.place("/shop/store")?)?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.code() == Some(3), "{output:?}");
+    ensure!(said.contains("PermissionDenied"), "{said}");
+    ensure!(scene.refused("no-certificate")? == 0);
+    let output = once(scene.web())?;
+    ensure!(output.status.success(), "{output:?}");
+    scene.wait_for("web", "attested")?;
     Ok(())
 }
 

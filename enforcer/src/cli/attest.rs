@@ -2,16 +2,17 @@
 
 use std::{
     net::SocketAddr,
-    path::PathBuf,
     sync::Arc,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
-use anyhow::Context;
 use clap::Args;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::{Exit, OutputFormat, duration, output};
+use super::{
+    Exit, OutputFormat, duration, output,
+    proof_source::{NoProof, ProofArgs, ProofSource},
+};
 use crate::{
     cause::chain,
     identity::{
@@ -19,11 +20,7 @@ use crate::{
             client::{AttestClient, AttestClientError},
             routes::{AttestAnswer, AttestRequest},
         },
-        bundle::Bundle,
-        files::{self, SvidFiles},
         spiffe_id::SpiffeId,
-        svid::Usage,
-        trust::{Trust, Trusted},
     },
     sd_notify::ServiceManager,
 };
@@ -31,8 +28,6 @@ use crate::{
 /// Where the daemon listens for attestation unless a flag says otherwise.
 pub const DEFAULT_SERVER: &str = "127.0.0.1:9465";
 
-/// Between two looks at the files.
-const LOOK: Duration = Duration::from_secs(1);
 /// Pauses between attempts: the first, and the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
@@ -46,15 +41,8 @@ pub struct AttestArgs {
     /// SPIFFE ID that the daemon must have. Without it: anybody of the own trust domain.
     #[arg(long, value_name = "ID")]
     server_id: Option<SpiffeId>,
-    /// Certificate of this workload in PEM, its intermediate certificates behind it. Watched.
-    #[arg(long, value_name = "FILE")]
-    svid: PathBuf,
-    /// Its key in PEM. Watched.
-    #[arg(long, value_name = "FILE")]
-    svid_key: PathBuf,
-    /// Roots in PEM by which the daemon's certificate is verified. Watched.
-    #[arg(long, value_name = "FILE")]
-    bundle: PathBuf,
+    #[command(flatten)]
+    proof: ProofArgs,
     /// How long one proof is to hold; it is renewed after half of that. Without it: as long as
     /// the daemon allows.
     #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
@@ -79,12 +67,18 @@ async fn attest(args: &AttestArgs, format: OutputFormat) -> anyhow::Result<Exit>
     let manager = ServiceManager::from_environment()?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut source = ProofSource::open(&args.proof)?;
     let began = Instant::now();
+    tokio::select! {
+        _ = terminate.recv() => return Ok(Exit::Done),
+        _ = interrupt.recv() => return Ok(Exit::Done),
+        () = tokio::time::sleep(args.timeout) => {}
+        () = source.first() => {}
+    }
     let mut pause = FIRST_PAUSE;
     let mut proven = false;
     loop {
-        let sight = sight(args);
-        let wait = match prove(args).await {
+        let wait = match prove(args, &mut source).await {
             Ok(answer) => {
                 show(&answer, format)?;
                 if args.once {
@@ -102,7 +96,8 @@ async fn attest(args: &AttestArgs, format: OutputFormat) -> anyhow::Result<Exit>
             Err(error) => {
                 let words = chain(&*error);
                 let client = error.downcast_ref::<AttestClientError>();
-                let may_pass = client.is_some_and(AttestClientError::may_pass);
+                let may_pass = client.is_some_and(AttestClientError::may_pass)
+                    || error.downcast_ref::<NoProof>().is_some();
                 if !proven && !may_pass {
                     return Err(error);
                 }
@@ -123,10 +118,10 @@ async fn attest(args: &AttestArgs, format: OutputFormat) -> anyhow::Result<Exit>
                 wait
             }
         };
-        if rest(wait, args, &sight, &mut terminate, &mut interrupt).await {
+        if rest(wait, &mut source, &mut terminate, &mut interrupt).await {
             manager.stopping("asked to stop");
             if proven && !args.keep {
-                let client = client(args)?;
+                let client = client(args, &mut source)?;
                 client.release().await?;
             }
             return Ok(Exit::Done);
@@ -134,68 +129,36 @@ async fn attest(args: &AttestArgs, format: OutputFormat) -> anyhow::Result<Exit>
     }
 }
 
-/// Waits until it is time to prove again or a file has changed. Whether the end is asked for.
+/// Waits until it is time to prove again or there is something else to prove with. Whether the end is asked for.
 async fn rest(
     wait: Duration,
-    args: &AttestArgs,
-    before: &Sight,
+    source: &mut ProofSource,
     terminate: &mut Signal,
     interrupt: &mut Signal,
 ) -> bool {
-    let until = tokio::time::Instant::now() + wait;
-    loop {
-        tokio::select! {
-            _ = terminate.recv() => return true,
-            _ = interrupt.recv() => return true,
-            () = tokio::time::sleep_until(until) => return false,
-            () = tokio::time::sleep(LOOK) => {
-                if sight(args) != *before {
-                    return false;
-                }
-            }
-        }
+    tokio::select! {
+        _ = terminate.recv() => true,
+        _ = interrupt.recv() => true,
+        () = tokio::time::sleep(wait) => false,
+        () = source.changed() => false,
     }
 }
 
-async fn prove(args: &AttestArgs) -> anyhow::Result<AttestAnswer> {
+async fn prove(args: &AttestArgs, source: &mut ProofSource) -> anyhow::Result<AttestAnswer> {
     let request = AttestRequest {
         lease_seconds: args.lease.map(|lease| lease.as_secs().max(1)),
     };
-    Ok(client(args)?.attest(request).await?)
+    Ok(client(args, source)?.attest(request).await?)
 }
 
-/// A client with what the files say now.
-fn client(args: &AttestArgs) -> anyhow::Result<AttestClient> {
-    let own = SvidFiles {
-        certificate: args.svid.clone(),
-        key: args.svid_key.clone(),
-    };
-    let own = files::read_own(&own, Usage::Client).map_err(anyhow::Error::msg)?;
-    let roots = files::read_certificates(&args.bundle).map_err(anyhow::Error::msg)?;
-    let trusted = Trusted {
-        bundle: Bundle::from_der(roots)
-            .with_context(|| format!("the bundle {} cannot be used", args.bundle.display()))?,
-        ..Trusted::default()
-    };
-    // Whose roots these are is not written in them: they count for the domain of whoever is to
-    // answer.
-    let id = args.server_id.as_ref().unwrap_or(own.svid.id());
-    let trust = Trust::new([(id.domain().clone(), Arc::new(trusted))].into());
+/// A client with what the source says now.
+fn client(args: &AttestArgs, source: &mut ProofSource) -> anyhow::Result<AttestClient> {
+    let (own, trust) = source.read(args.server_id.as_ref())?;
     Ok(AttestClient {
         server: args.server,
         server_id: args.server_id.clone(),
-        own: Arc::new(own),
+        own,
         trust: Arc::new(trust),
-    })
-}
-
-type Sight = [Option<(SystemTime, u64)>; 3];
-
-/// What shows that files are not what they were.
-fn sight(args: &AttestArgs) -> Sight {
-    [&args.svid, &args.svid_key, &args.bundle].map(|path| {
-        let file = std::fs::metadata(path).ok()?;
-        Some((file.modified().ok()?, file.len()))
     })
 }
 

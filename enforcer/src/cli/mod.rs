@@ -27,6 +27,7 @@ pub mod log;
 mod nodes;
 pub mod observe;
 pub mod output;
+pub mod proof_source;
 pub mod recommend;
 pub mod run;
 pub mod schema;

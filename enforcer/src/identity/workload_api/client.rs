@@ -1,5 +1,5 @@
-//! The other side of the Workload API: the daemon's own SVID and whom to believe, from SPIRE or
-//! any other provider, for as long as the daemon runs.
+//! The other side of the Workload API: the own SVID (of the daemon, or of a workload that attests)
+//! and whom to believe, from SPIRE or any other provider, for as long as the process runs.
 //!
 //! A provider that is lost is looked for again, with pauses that grow. What it said last holds
 //! until it ends by itself.
@@ -167,8 +167,8 @@ pub struct Provider {
     pub usage: Usage,
     /// How it goes.
     pub stats: Arc<ProviderStats>,
-    /// Where it is kept who this is and whom to believe.
-    pub memory: Memory,
+    /// Where it is kept who this is and whom to believe; `None`: nowhere.
+    pub memory: Option<Memory>,
 }
 
 /// A channel for what a provider says, beginning with what it said to a former run.
@@ -267,9 +267,11 @@ impl Provider {
             self.stats.connected.store(true, Ordering::Relaxed);
             self.stats.updates.fetch_add(1, Ordering::Relaxed);
             let before = published.send_replace(Arc::new(provided.clone()));
-            if !Memory::is_same(&before, &provided) {
+            if let Some(memory) = &self.memory
+                && !Memory::is_same(&before, &provided)
+            {
                 // A small file, and rarely.
-                blocking(|| self.memory.keep(&provided));
+                blocking(|| memory.keep(&provided));
             }
         }
     }
@@ -383,7 +385,7 @@ mod tests {
             path: path.map(str::to_owned),
             usage: Usage::Server,
             stats: Arc::default(),
-            memory: Memory::new(std::path::Path::new("/nowhere")),
+            memory: None,
         }
     }
 
