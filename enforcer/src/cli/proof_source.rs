@@ -179,7 +179,7 @@ impl ProofSource {
                     (now, _) => now.is_some(),
                 };
                 if heard.wait_for(is_new).await.is_err() {
-                    std::future::pending().await
+                    std::future::pending::<()>().await;
                 }
             }
         }

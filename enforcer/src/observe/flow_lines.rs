@@ -62,13 +62,12 @@ impl<R: Read> FlowLines<R> {
 
 impl<R: Read> Read for FlowLines<R> {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        let has_lines = match self.has_lines {
-            Some(known) => known,
-            None => {
-                let first = self.input.fill_buf()?.first();
-                let known = first.is_none_or(|first| !CAPTURE.contains(first));
-                *self.has_lines.insert(known)
-            }
+        let has_lines = if let Some(known) = self.has_lines {
+            known
+        } else {
+            let first = self.input.fill_buf()?.first();
+            let known = first.is_none_or(|first| !CAPTURE.contains(first));
+            *self.has_lines.insert(known)
         };
         if !has_lines {
             return self.input.read(out);

@@ -284,7 +284,10 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::sink::{SinkQueue, file::FileSink};
+    use crate::sink::{
+        SinkQueue,
+        file::{FileSink, Rotation},
+    };
 
     const DOCUMENT: &str = include_str!("../../../../docs/identity.md");
 
@@ -330,7 +333,7 @@ mod tests {
     fn a_sink_gets_what_is_told_and_a_gap_for_the_rest() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("flows.jsonl");
-        let sink = FileSink::open(&path, Default::default()).unwrap();
+        let sink = FileSink::open(&path, Rotation::default()).unwrap();
         let sink = SinkQueue::start("test", sink, 1_000).unwrap();
         let stats = Arc::clone(sink.stats());
         let journal = Journal::new("node-1", "a run", vec![sink.inlet()]);
@@ -341,7 +344,7 @@ mod tests {
             kind: Subject::Fleet,
             ..full()
         });
-        sink.close(Duration::from_secs(60));
+        sink.close(Duration::from_mins(1));
         let text = std::fs::read_to_string(&path).unwrap();
         let told: Vec<SecurityEvent> = text
             .lines()
