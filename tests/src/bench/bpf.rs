@@ -22,9 +22,16 @@ const OBJ_GET: libc::c_long = 7;
 const PROG_TEST_RUN: libc::c_long = 10;
 const PROG_GET_FD_BY_ID: libc::c_long = 13;
 const OBJ_GET_INFO_BY_FD: libc::c_long = 15;
+const MAP_UPDATE_BATCH: libc::c_long = 26;
+const MAP_DELETE_BATCH: libc::c_long = 27;
 
+/// `BPF_MAP_TYPE_HASH`, and that its elements are made one by one (`BPF_F_NO_PREALLOC`).
+const HASH: u32 = 1;
+const NO_PREALLOC: u32 = 1;
 /// `BPF_MAP_TYPE_LRU_HASH`.
 const LRU_HASH: u32 = 9;
+/// Elements that one batch call moves.
+const BATCH: usize = 4096;
 
 /// Kinds of programs that can be test-run (`enum bpf_prog_type`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,6 +116,31 @@ pub fn lru_hash(key: usize, value: usize, entries: u32) -> Result<OwnedFd> {
     // SAFETY: no addresses.
     let map = unsafe { bpf(MAP_CREATE, &mut attributes) }.context("creating a map")?;
     Ok(owned(map))
+}
+
+/// Makes a plain hash table with keys and values of 16 bytes, fills it in batches, and empties it
+/// in batches: the least that replacing so many elements takes.
+pub fn fill_and_empty(elements: usize) -> Result<()> {
+    let most = length(elements);
+    let mut attributes = [HASH, 16, 16, most, NO_PREALLOC, 0, 0, 0];
+    // SAFETY: no addresses.
+    let map = owned(unsafe { bpf(MAP_CREATE, &mut attributes) }.context("creating a map")?);
+    let keys: Vec<u128> = (1..=elements as u128).collect();
+    for command in [MAP_UPDATE_BATCH, MAP_DELETE_BATCH] {
+        for chunk in keys.chunks(BATCH) {
+            let [k0, k1] = address(chunk.as_ptr());
+            // The keys are the values, too.
+            let [v0, v1] = match command {
+                MAP_UPDATE_BATCH => [k0, k1],
+                _ => [0, 0],
+            };
+            let count = length(chunk.len());
+            let mut attributes = [0, 0, 0, 0, k0, k1, v0, v1, count, word(&map), 0, 0, 0, 0];
+            // SAFETY: the keys outlive the call, and have the length of the map's keys and values.
+            unsafe { bpf(command, &mut attributes) }.context("a batch")?;
+        }
+    }
+    Ok(())
 }
 
 /// Writes one entry of a map.
