@@ -1,6 +1,6 @@
 //! Two hosts of a fleet together say of a flow between their workloads what the documents say of
 //! it, although each host sees only half: the sender's who sends, the receiver's an address that
-//! many share.
+//! many share. A third host sends as well: what one address may is not what another may.
 //!
 //! `ENFORCER_CASES` sets the number of policies tried.
 
@@ -22,7 +22,7 @@ use tests::{
     model::{ModelAction, ModelCause, ModelVerdict, RawEndpoint, RawFlow, RawPeer, World},
 };
 
-/// One of the two hosts.
+/// One of the three hosts.
 struct Host {
     address: IpAddr,
     /// Of all workloads, those that run here, in cgroups.
@@ -31,12 +31,17 @@ struct Host {
     listens: Vec<(usize, u8, u16)>,
 }
 
-/// A tree for two hosts.
+/// A tree for three hosts.
 struct Fleet {
     scenario: Scenario,
-    hosts: [Host; 2],
-    images: [Image; 2],
+    hosts: [Host; 3],
+    images: [Image; 3],
 }
+
+/// The host that receives.
+const RECEIVER: usize = 1;
+/// Those that send.
+const SENDERS: [usize; 2] = [0, 2];
 
 fn origin() -> Origin {
     Origin {
@@ -47,9 +52,10 @@ fn origin() -> Origin {
 }
 
 impl Fleet {
-    /// Every other workload is on the second host. `None` where there are too few of them.
-    fn new(mut scenario: Scenario, addresses: [IpAddr; 2], plain: bool) -> Option<Self> {
-        if scenario.policy.workloads.len() < 3 || addresses[0] == addresses[1] {
+    /// Every third workload is on the same host. `None` where there are too few of them.
+    fn new(mut scenario: Scenario, addresses: [IpAddr; 3], plain: bool) -> Option<Self> {
+        let different = BTreeSet::from(addresses).len();
+        if scenario.policy.workloads.len() < 3 || different < addresses.len() {
             return None;
         }
         scenario.policy.hosts.clear();
@@ -70,9 +76,9 @@ impl Fleet {
         let ports: BTreeSet<(u8, u16)> = (scenario.flows.iter())
             .map(|flow| (flow.protocol, flow.port))
             .collect();
-        let hosts = [0, 1].map(|host| {
+        let hosts = [0, 1, 2].map(|host| {
             let all = 0..scenario.policy.workloads.len();
-            let workloads: Vec<usize> = all.filter(|index| index % 2 == host).collect();
+            let workloads: Vec<usize> = all.filter(|index| index % 3 == host).collect();
             let some = ports.iter().enumerate().filter(|(n, _)| n % 3 > 0);
             let listens = some
                 .map(|(n, (protocol, port))| (workloads[n % workloads.len()], *protocol, *port));
@@ -82,7 +88,11 @@ impl Fleet {
                 workloads,
             }
         });
-        let images = [0, 1].map(|host| image(&scenario, &hosts[host], &hosts[1 - host]));
+        let images = [0, 1, 2].map(|host| {
+            let others = (0..3).filter(|other| *other != host);
+            let there: Vec<&Host> = others.map(|other| &hosts[other]).collect();
+            image(&scenario, &hosts[host], &there)
+        });
         Some(Self {
             scenario,
             hosts,
@@ -129,8 +139,14 @@ impl Fleet {
         world.judge(flow)
     }
 
-    /// What the documents say of a flow from the first host to the second: egress and ingress.
-    fn expected(&self, from: RawEndpoint, to: RawEndpoint, port: (u8, u16)) -> [ModelVerdict; 2] {
+    /// What the documents say of a flow from a host to the one that receives: egress and ingress.
+    fn expected(
+        &self,
+        host: usize,
+        from: RawEndpoint,
+        to: RawEndpoint,
+        port: (u8, u16),
+    ) -> [ModelVerdict; 2] {
         let flow = |endpoint, direction, peer: IpAddr| RawFlow {
             endpoint,
             direction,
@@ -138,7 +154,7 @@ impl Fleet {
             protocol: port.0,
             port: port.1,
         };
-        let [first, second] = [0, 1].map(|host: usize| self.hosts[host].address);
+        let [first, second] = [host, RECEIVER].map(|host| self.hosts[host].address);
         [
             self.model(&flow(from, Direction::Egress, second), to, second),
             self.model(&flow(to, Direction::Ingress, first), from, first),
@@ -155,25 +171,25 @@ impl Fleet {
         }
     }
 
-    /// What the second host says of a flow from the first.
-    fn received(&self, to: RawEndpoint, (protocol, port): (u8, u16)) -> Decision {
-        let image = &self.images[1];
+    /// What the receiving host says of a flow from another one.
+    fn received(&self, host: usize, to: RawEndpoint, (protocol, port): (u8, u16)) -> Decision {
+        let image = &self.images[RECEIVER];
         let judge = Judge {
-            set: image.sets[&self.number(1, to)].numbers[Direction::Ingress as usize],
-            peer: image.identity_of(self.hosts[0].address),
+            set: image.sets[&self.number(RECEIVER, to)].numbers[Direction::Ingress as usize],
+            peer: image.identity_of(self.hosts[host].address),
             protocol,
             port,
         };
         judge.decide(image)
     }
 
-    /// What the first host says of a flow to the second.
-    fn sent(&self, from: RawEndpoint, (protocol, port): (u8, u16)) -> Decision {
-        let image = &self.images[0];
+    /// What a host says of a flow to the one that receives.
+    fn sent(&self, host: usize, from: RawEndpoint, (protocol, port): (u8, u16)) -> Decision {
+        let image = &self.images[host];
         let judge = Judge {
-            set: image.sets[&self.number(0, from)].numbers[Direction::Egress as usize],
+            set: image.sets[&self.number(host, from)].numbers[Direction::Egress as usize],
             peer: image.identity_behind(ServiceAddress {
-                address: self.hosts[1].address,
+                address: self.hosts[RECEIVER].address,
                 protocol,
                 port,
             }),
@@ -183,26 +199,26 @@ impl Fleet {
         judge.decide(image)
     }
 
-    /// Everybody on the first host.
-    fn senders(&self) -> Vec<RawEndpoint> {
+    /// Everybody on a host.
+    fn senders(&self, host: usize) -> Vec<RawEndpoint> {
         // The model knows hosts by documents only, which is a lower assurance.
-        let host = (!self.asks_for_assurance()).then_some(RawEndpoint::Host);
-        let workloads = self.hosts[0].workloads.iter();
+        let itself = (!self.asks_for_assurance()).then_some(RawEndpoint::Host);
+        let workloads = self.hosts[host].workloads.iter();
         workloads
             .map(|index| RawEndpoint::Workload(*index))
-            .chain(host)
+            .chain(itself)
             .collect()
     }
 
-    /// Compares a flow to a port at which others know the receiver.
-    fn agree(&self, to: RawEndpoint, port: (u8, u16)) -> Result<(), TestCaseError> {
-        let received = strictness_of(self.received(to, port));
+    /// Compares flows from a host to a port at which others know the receiver.
+    fn agree(&self, host: usize, to: RawEndpoint, port: (u8, u16)) -> Result<(), TestCaseError> {
+        let received = strictness_of(self.received(host, to, port));
         let mut best = 2;
-        for from in self.senders() {
-            let [egress, ingress] = self.expected(from, to, port);
+        for from in self.senders(host) {
+            let [egress, ingress] = self.expected(host, from, to, port);
             let context = format!("{from:?} to {to:?} {port:?}: {egress:?} {ingress:?}");
             best = best.min(strictness(ingress.action));
-            let sent = self.sent(from, port);
+            let sent = self.sent(host, from, port);
             let together = strictness_of(sent).max(received);
             let expected = strictness(egress.action).max(strictness(ingress.action));
             prop_assert_eq!(together, expected, "{} {:?}", context, sent);
@@ -216,18 +232,24 @@ impl Fleet {
                 } else {
                     &ingress
                 };
-                self.is_by(sent, by, &context)?;
+                self.is_by(host, sent, by, &context)?;
             }
         }
         // Who shares the address gets what one of them gets, and no more.
         if !self.asks_for_assurance() {
-            prop_assert_eq!(received, best, "{:?} {:?}", to, port);
+            prop_assert_eq!(received, best, "from {} to {:?} {:?}", host, to, port);
         }
         Ok(())
     }
 
-    fn is_by(&self, sent: Decision, by: &ModelVerdict, context: &str) -> Result<(), TestCaseError> {
-        let rule = self.images[0].rules.get(&sent.rule);
+    fn is_by(
+        &self,
+        host: usize,
+        sent: Decision,
+        by: &ModelVerdict,
+        context: &str,
+    ) -> Result<(), TestCaseError> {
+        let rule = self.images[host].rules.get(&sent.rule);
         let rule = rule.map(|rule| (rule.policy.as_str(), rule.rule.as_str()));
         let expected = match &by.cause {
             ModelCause::Rule(rule) | ModelCause::Isolation(rule) => {
@@ -280,8 +302,8 @@ fn name(workload: &Workload) -> WorkloadName {
     }
 }
 
-/// The image of a host that knows the other one from the registry.
-fn image(scenario: &Scenario, here: &Host, there: &Host) -> Image {
+/// The image of a host that knows the other ones from the registry.
+fn image(scenario: &Scenario, here: &Host, there: &[&Host]) -> Image {
     let workloads = &scenario.policy.workloads;
     let ports = |index: usize| {
         let own = here.listens.iter().filter(|(who, ..)| *who == index);
@@ -296,21 +318,21 @@ fn image(scenario: &Scenario, here: &Host, there: &Host) -> Image {
             ..(*workloads[index]).clone()
         })
     };
-    let services = there.listens.iter().map(|(index, protocol, port)| Service {
-        at: ServiceAddress {
-            address: there.address,
-            protocol: *protocol,
-            port: *port,
-        },
-        workload: published(*index),
-    });
-    let sharing = there.workloads.iter();
-    let sharing = sharing.map(|index| IdentitySubject::of(&workloads[*index]).without_ports());
-    let elsewhere = Elsewhere {
-        nodes: vec![Arc::new(NodePeers {
-            name: "there".to_owned(),
+    let node = |(there, name): (&&Host, &str)| {
+        let services = there.listens.iter().map(|(index, protocol, port)| Service {
+            at: ServiceAddress {
+                address: there.address,
+                protocol: *protocol,
+                port: *port,
+            },
+            workload: published(*index),
+        });
+        let sharing = there.workloads.iter();
+        let sharing = sharing.map(|index| IdentitySubject::of(&workloads[*index]).without_ports());
+        Arc::new(NodePeers {
+            name: name.to_owned(),
             host: Arc::new(RemoteHost {
-                name: "there".to_owned(),
+                name: name.to_owned(),
                 origin: origin(),
                 labels: scenario.policy.node.labels.clone(),
                 addresses: vec![IpNet::from(there.address)],
@@ -322,7 +344,10 @@ fn image(scenario: &Scenario, here: &Host, there: &Host) -> Image {
                 .collect(),
             services: services.collect(),
             sharing: Arc::new(sharing.collect()),
-        })],
+        })
+    };
+    let elsewhere = Elsewhere {
+        nodes: there.iter().zip(["one", "other"]).map(node).collect(),
         own: Some(Arc::new(Announced(announced.collect()))),
     };
     let policy = ResolvedPolicy {
@@ -358,20 +383,22 @@ proptest! {
     #[test]
     fn both_ends_together_say_what_the_documents_say(
         scenario in generate::scenario(12),
-        addresses in vec(generate::address(), 2),
+        addresses in vec(generate::address(), 3),
         plain in any::<bool>(),
     ) {
-        let Some(fleet) = Fleet::new(scenario, [addresses[0], addresses[1]], plain) else {
+        let Some(fleet) = Fleet::new(scenario, [addresses[0], addresses[1], addresses[2]], plain) else {
             return Ok(());
         };
-        let listens = &fleet.hosts[1].listens;
+        let listens = &fleet.hosts[RECEIVER].listens;
         let known: BTreeSet<(u8, u16)> = listens.iter().map(|(_, proto, port)| (*proto, *port)).collect();
         for (index, protocol, port) in listens {
             // One identity on both hosts has one number, and is judged by what is known of
             // either: as proven by the kernel here.
             let is_here = |here: &usize| fleet.subject(*here) == fleet.subject(*index);
-            if !(fleet.asks_for_assurance() && fleet.hosts[0].workloads.iter().any(is_here)) {
-                fleet.agree(RawEndpoint::Workload(*index), (*protocol, *port))?;
+            for host in SENDERS {
+                if !(fleet.asks_for_assurance() && fleet.hosts[host].workloads.iter().any(is_here)) {
+                    fleet.agree(host, RawEndpoint::Workload(*index), (*protocol, *port))?;
+                }
             }
         }
         let flows = fleet.scenario.flows.iter().map(|flow| (flow.protocol, flow.port));
@@ -382,19 +409,21 @@ proptest! {
             if fleet.asks_for_assurance() {
                 continue;
             }
-            for index in &fleet.hosts[1].workloads {
+            for (index, host) in (fleet.hosts[RECEIVER].workloads.iter()).flat_map(|index| SENDERS.map(|host| (index, host))) {
                 let to = RawEndpoint::Workload(*index);
-                let [_, ingress] = fleet.expected(RawEndpoint::Host, to, port);
+                let [_, ingress] = fleet.expected(host, RawEndpoint::Host, to, port);
                 prop_assert_eq!(
-                    strictness_of(fleet.received(to, port)),
+                    strictness_of(fleet.received(host, to, port)),
                     strictness(ingress.action),
-                    "{:?} {:?} {:?}", to, port, ingress
+                    "{} {:?} {:?} {:?}", host, to, port, ingress
                 );
             }
             let failsafe = fleet.scenario.policy.node.failsafe_in_force().iter();
             let mut failsafe = failsafe.filter(|f| f.direction == Direction::Ingress);
             if !failsafe.any(|f| (f.protocol, f.port) == port) {
-                fleet.agree(RawEndpoint::Host, port)?;
+                for host in SENDERS {
+                    fleet.agree(host, RawEndpoint::Host, port)?;
+                }
             }
         }
     }
