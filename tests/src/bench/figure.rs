@@ -24,6 +24,8 @@ pub struct Report {
     pub scale: Vec<ScaleFigure>,
     /// A fleet.
     pub fleet: Vec<PlainFigure>,
+    /// Proofs of identity.
+    pub attest: Vec<AttestFigure>,
 }
 
 /// Nanoseconds per packet at one hook.
@@ -99,6 +101,21 @@ pub struct PlainFigure {
     pub target: Option<f64>,
 }
 
+/// A figure of attestation.
+#[derive(Clone, Debug, Serialize)]
+pub struct AttestFigure {
+    /// What.
+    pub what: String,
+    /// Unit of the figures.
+    pub unit: String,
+    /// The daemon: a proof is verified and bound.
+    pub ours: f64,
+    /// Only a handshake with both certificates, by the same library.
+    pub floor: f64,
+    /// Such a handshake by OpenSSL.
+    pub peer: f64,
+}
+
 /// A figure of a large estate, beside the same of a tenth of it.
 #[derive(Clone, Debug, Serialize)]
 pub struct ScaleFigure {
@@ -166,6 +183,7 @@ impl Report {
             change: Vec::new(),
             scale: Vec::new(),
             fleet: Vec::new(),
+            attest: Vec::new(),
         }
     }
 }
@@ -305,6 +323,25 @@ impl fmt::Display for Report {
                 table.add_row(vec![
                     Cell::new(&figure.what),
                     number(Some(figure.ours), 1),
+                    Cell::new(&figure.unit),
+                ]);
+            }
+            writeln!(f, "{table}")?;
+        }
+        if !self.attest.is_empty() {
+            writeln!(
+                f,
+                "\nProofs of identity by mTLS, one after the other; floor: a bare handshake with the \
+                 same certificates (rustls); peer: `openssl s_server`, without X25519MLKEM768 \
+                 before OpenSSL 3.5\n"
+            )?;
+            let mut table = table(&["what", "ours", "floor", "OpenSSL", "unit"]);
+            for figure in &self.attest {
+                table.add_row(vec![
+                    Cell::new(&figure.what),
+                    number(Some(figure.ours), 2),
+                    number(Some(figure.floor), 2),
+                    number(Some(figure.peer), 2),
                     Cell::new(&figure.unit),
                 ]);
             }

@@ -258,7 +258,7 @@ fn byte(number: usize) -> u8 {
     u8::try_from(number).unwrap_or(0)
 }
 
-fn link(host: &Namespace, name: &str, other: &Namespace, net: u8) -> Result<()> {
+pub(super) fn link(host: &Namespace, name: &str, other: &Namespace, net: u8) -> Result<()> {
     let v6 = |end| Ipv6Addr::new(0xfd98, net.into(), 0, 0, 0, 0, 0, end);
     cable(
         &End {

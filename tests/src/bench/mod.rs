@@ -9,6 +9,7 @@
     reason = "what is counted here is far below 2^52"
 )]
 
+mod attest;
 mod bpf;
 mod change;
 mod figure;
@@ -48,6 +49,8 @@ pub enum Part {
     Scale,
     /// A fleet of 1,000 simulated nodes through etcd.
     Fleet,
+    /// Proofs of identity by mTLS.
+    Attest,
 }
 
 /// Measures. Progress goes to standard error.
@@ -60,6 +63,7 @@ pub fn run(options: &Options) -> Result<Report> {
             Part::Change => report.change = change::measure(options)?,
             Part::Scale => report.scale = scale::measure(options)?,
             Part::Fleet => report.fleet = fleet::measure(options)?,
+            Part::Attest => report.attest = attest::measure(options)?,
         }
     }
     Ok(report)
