@@ -2,7 +2,7 @@
 //! back from every number to what it stands for.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     fmt,
     net::IpAddr,
     sync::Arc,
@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     elsewhere::ServiceAddress,
     numbered::Numbered,
+    paged::Paged,
     tables::{PolicySets, PortTables},
 };
 pub use crate::policy::model::Assurance;
@@ -229,20 +230,20 @@ pub struct Image {
     pub ports: PortTables,
     /// Identity of every single address (full-length prefix) that is known, except for this
     /// host's own.
-    pub addresses: Arc<BTreeMap<IpNet, u32>>,
+    pub addresses: Arc<Paged<IpNet, u32>>,
     /// Identity of this host's own addresses, for peers that no socket proves to be a
     /// workload. None of them is in `addresses`, whoever else declares it.
     pub host_addresses: BTreeMap<IpAddr, u32>,
     /// Identity of every shorter prefix that policy names or a workload declares.
-    pub prefixes: Arc<BTreeMap<IpNet, u32>>,
+    pub prefixes: Arc<Paged<IpNet, u32>>,
     /// Identity of whoever is behind one port of an address that is shared: for the destination
     /// of a flow, it comes before that of the address.
-    pub services: Arc<BTreeMap<ServiceAddress, u32>>,
+    pub services: Arc<Paged<ServiceAddress, u32>>,
     /// Blocked source prefixes: the rule number, and whether only to report.
     pub blocked: BTreeMap<IpNet, (u32, bool)>,
     /// Policy sets of every local subject: workloads by identity number, the host under
     /// [`enforcer_common::identity::HOST`].
-    pub sets: HashMap<u32, Sets>,
+    pub sets: Paged<u32, Sets>,
     /// The moments ahead at which some of `sets` change by themselves, ascending.
     pub moments: Vec<Moment>,
     /// How many more moments there are at which that may be, for which there was no room
@@ -250,10 +251,10 @@ pub struct Image {
     pub moments_beyond: usize,
     /// The identity of every local workload where the kernel itself proves it (interface or
     /// cgroup), under which its `sets` stand.
-    pub workloads: Arc<BTreeMap<WorkloadName, u32>>,
+    pub workloads: Arc<Paged<WorkloadName, u32>>,
     /// The same where a proof by mTLS is bound to the endpoint, of those that have a SPIFFE ID.
     /// Where no rule asks for that it is the same number.
-    pub attested: Arc<BTreeMap<WorkloadName, u32>>,
+    pub attested: Arc<Paged<WorkloadName, u32>>,
     /// Who is behind an identity number. Also those of earlier images that are not retired.
     pub identities: Numbered<Arc<Identity>>,
     /// What is behind a rule number. Also those of earlier images that are not retired.

@@ -1,5 +1,8 @@
 //! Who is known: the identity of every address, prefix and local workload.
 
+mod counted;
+mod published;
+
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     net::IpAddr,
@@ -9,13 +12,18 @@ use std::{
 use enforcer_common::identity;
 use ipnet::IpNet;
 
+use self::{
+    counted::Counted,
+    published::{Published, PublishedHost},
+};
 use super::{
     Inputs, Subjects,
-    elsewhere::{NodePeers, Service, ServiceAddress},
+    elsewhere::{NodePeers, ServiceAddress},
     image::{Assurance, Identity, IdentitySubject, WorkloadName},
     limits::CompileError,
     numbered::Numbered,
     numbers::Numbers,
+    paged::Paged,
     prefix_table::PrefixTable,
 };
 use crate::policy::model::{Peer, Policy, RemoteHost, Workload};
@@ -25,23 +33,26 @@ use crate::policy::model::{Peer, Policy, RemoteHost, Workload};
 #[derive(Debug, Default)]
 pub(super) struct Known {
     /// See [`super::image::Image::addresses`].
-    pub addresses: Arc<BTreeMap<IpNet, u32>>,
+    pub addresses: Arc<Paged<IpNet, u32>>,
     /// See [`super::image::Image::host_addresses`].
     pub host_addresses: BTreeMap<IpAddr, u32>,
     /// See [`super::image::Image::prefixes`].
-    pub prefixes: Arc<BTreeMap<IpNet, u32>>,
+    pub prefixes: Arc<Paged<IpNet, u32>>,
     /// See [`super::image::Image::services`].
-    pub services: Arc<BTreeMap<ServiceAddress, u32>>,
+    pub services: Arc<Paged<ServiceAddress, u32>>,
     /// See [`super::image::Image::workloads`].
-    pub workloads: Arc<BTreeMap<WorkloadName, u32>>,
+    pub workloads: Arc<Paged<WorkloadName, u32>>,
     /// See [`super::image::Image::attested`].
-    pub attested: Arc<BTreeMap<WorkloadName, u32>>,
+    pub attested: Arc<Paged<WorkloadName, u32>>,
     /// By number, live ones of earlier images included.
     pub identities: Numbered<Arc<Identity>>,
     /// See [`Inputs::attested`].
     proven: BTreeSet<WorkloadName>,
-    /// The numbers in `workloads` and `attested`, ascending.
-    local: Vec<u32>,
+    /// The numbers in `workloads` and `attested`.
+    local: Counted,
+    /// The prefixes that documents give the workloads of each of these numbers, and how many
+    /// workloads each.
+    local_addresses: HashMap<u32, BTreeMap<IpNet, usize>>,
     /// How often policy names a prefix.
     named: PrefixTable<usize>,
     /// How often policy names a minimum of assurance.
@@ -53,7 +64,9 @@ pub(super) struct Known {
     /// What other nodes say.
     published: Published,
     /// See [`Known::elsewhere`].
-    elsewhere: BTreeSet<u32>,
+    elsewhere: Counted,
+    /// By address, whom of these other nodes have there.
+    owned_elsewhere: HashMap<IpNet, u32>,
     /// What all this was made of.
     of: MadeOf,
 }
@@ -61,59 +74,46 @@ pub(super) struct Known {
 /// Policies, workloads of the tree, and other nodes.
 type MadeOf = (Vec<Arc<Policy>>, Vec<Arc<Workload>>, Vec<Arc<NodePeers>>);
 
-/// What other nodes say of their addresses. Where two say something of one, it counts as if
-/// neither did.
+/// What is not as it was in the last compilation.
 #[derive(Debug, Default)]
-struct Published {
-    hosts: HashMap<IpNet, Vec<PublishedHost>>,
-    workloads: HashMap<IpNet, Vec<Arc<Workload>>>,
-    services: HashMap<IpAddr, Vec<Service>>,
-}
-
-/// A host, and who shares its addresses.
-#[derive(Clone, Debug)]
-struct PublishedHost {
-    host: Arc<RemoteHost>,
-    sharing: Arc<BTreeSet<IdentitySubject>>,
-}
-
-impl PublishedHost {
-    fn of(node: &NodePeers) -> Self {
-        Self {
-            host: Arc::clone(&node.host),
-            sharing: Arc::clone(&node.sharing),
-        }
-    }
-
-    /// Where it is in memory.
-    fn places(&self) -> (*const RemoteHost, *const BTreeSet<IdentitySubject>) {
-        (Arc::as_ptr(&self.host), Arc::as_ptr(&self.sharing))
-    }
+pub(super) struct Changes {
+    /// Policies that are not there any more.
+    pub policies_gone: Vec<Arc<Policy>>,
+    /// Policies that were not there.
+    pub policies_come: Vec<Arc<Policy>>,
+    /// Whether they name other prefixes than before.
+    pub renamed: bool,
+    /// Identities for which sets are wanted and were not, or the other way round.
+    pub local: BTreeSet<u32>,
+    /// Identities of this node of which some workload came, went or changed.
+    pub placed: BTreeSet<u32>,
+    /// Identities that came into [`Known::elsewhere`] or went.
+    pub elsewhere: BTreeSet<u32>,
 }
 
 impl Known {
     /// Numbers everybody that the inputs speak of. Between calls nothing changes but policies
-    /// and workloads. `false`: what is remembered does not fit any more.
+    /// and workloads. `None`: what is remembered does not fit any more.
     pub fn update(
         &mut self,
         inputs: &Inputs<'_>,
         numbers: &mut Numbers,
-    ) -> Result<bool, CompileError> {
-        let (policies, workloads, nodes) = std::mem::take(&mut self.of);
+    ) -> Result<Option<Changes>, CompileError> {
+        let (mut policies, mut workloads, mut nodes) = std::mem::take(&mut self.of);
         let first = self.identities.is_empty();
         let mut changed = BTreeSet::new();
-        let (gone, come) = differences(&policies, &inputs.policy.policies);
-        if !self.count_minimums(&gone, &come) && !first {
-            return Ok(false);
+        let (policies_gone, policies_come) = follow(&mut policies, &inputs.policy.policies);
+        if !self.count_minimums(&policies_gone, &policies_come) && !first {
+            return Ok(None);
         }
-        self.rename(&gone, &come, &mut changed);
+        self.rename(&policies_gone, &policies_come, &mut changed);
         if first {
             self.declare_hosts(&inputs.policy.hosts, &mut changed);
         }
         let named_as_before = changed.is_empty();
-        let (gone, come) = differences(&workloads, &inputs.policy.workloads);
+        let (gone, come) = follow(&mut workloads, &inputs.policy.workloads);
         self.declare(&gone, &come, &mut changed);
-        let (nodes_gone, nodes_come) = differences(&nodes, &inputs.elsewhere.nodes);
+        let (nodes_gone, nodes_come) = follow(&mut nodes, &inputs.elsewhere.nodes);
         self.published
             .change(&nodes_gone, &nodes_come, &mut changed);
         self.prove(inputs, &mut changed);
@@ -127,19 +127,13 @@ impl Known {
             }
         }
         let concerned = self.concerned(&changed, first);
+        let mut elsewhere = BTreeMap::new();
         for prefix in &concerned {
-            self.know(*prefix, numbers)?;
-            self.know_services(*prefix, numbers)?;
+            self.know(*prefix, numbers, &mut elsewhere)?;
+            self.know_services(*prefix, numbers, &mut elsewhere)?;
         }
-        if !concerned.is_empty() {
-            self.elsewhere = self.find_elsewhere();
-        }
-        self.place(inputs, &gone, &come, numbers)?;
-        self.of = (
-            inputs.policy.policies.clone(),
-            inputs.policy.workloads.clone(),
-            inputs.elsewhere.nodes.clone(),
-        );
+        let placed = self.place(inputs, &gone, &come, numbers)?;
+        self.of = (policies, workloads, nodes);
 
         self.identities = numbers.live_identities().clone();
         for (number, subject, assurance) in [
@@ -153,26 +147,31 @@ impl Known {
             };
             self.identities.insert(number, Arc::new(identity));
         }
-        Ok(true)
+        Ok(Some(Changes {
+            policies_gone,
+            policies_come,
+            renamed: !named_as_before,
+            local: self.local.change(&placed).into_iter().collect(),
+            placed: placed.into_keys().collect(),
+            elsewhere: self.elsewhere.change(&elsewhere).into_iter().collect(),
+        }))
     }
 
     /// The identities of what other nodes say of themselves, and of their workloads: those whose
     /// own daemons judge what comes to them.
-    pub fn elsewhere(&self) -> &BTreeSet<u32> {
-        &self.elsewhere
+    pub fn elsewhere(&self) -> impl Iterator<Item = u32> {
+        self.elsewhere.iter()
+    }
+
+    /// Whether it is one of [`Known::elsewhere`].
+    pub fn is_elsewhere(&self, number: u32) -> bool {
+        self.elsewhere.has(number)
     }
 
     /// Whether it is the identity of another host.
     pub fn is_host(&self, number: u32) -> bool {
         let known = self.identities.get(&number);
         known.is_some_and(|known| matches!(known.subject, IdentitySubject::RemoteHost { .. }))
-    }
-
-    fn find_elsewhere(&self) -> BTreeSet<u32> {
-        let hosts = self.published.hosts.keys();
-        let published = hosts.chain(self.published.workloads.keys());
-        let known = published.filter_map(|prefix| self.addresses.get(prefix));
-        known.chain(self.services.values()).copied().collect()
     }
 
     /// What policy sees of a workload whose address tells who it is at most by the word of
@@ -203,11 +202,22 @@ impl Known {
 
     /// Whether policy sets are wanted for an identity.
     pub fn is_local(&self, number: u32) -> bool {
-        self.local.binary_search(&number).is_ok()
+        self.local.has(number)
+    }
+
+    /// The identities for which policy sets are wanted, ascending.
+    pub fn local(&self) -> impl Iterator<Item = u32> {
+        self.local.iter()
+    }
+
+    /// The prefixes that documents give the local workloads of an identity.
+    pub fn addresses_of(&self, number: u32) -> impl Iterator<Item = IpNet> {
+        let prefixes = self.local_addresses.get(&number).into_iter();
+        prefixes.flat_map(BTreeMap::keys).copied()
     }
 
     /// Counts the minimums that policies name. `false`: others are named than before.
-    fn count_minimums(&mut self, gone: &[&Arc<Policy>], come: &[&Arc<Policy>]) -> bool {
+    fn count_minimums(&mut self, gone: &[Arc<Policy>], come: &[Arc<Policy>]) -> bool {
         let before: Vec<_> = self.minimums.keys().copied().collect();
         for policy in come {
             each_peer(policy, |peer| {
@@ -244,8 +254,8 @@ impl Known {
     /// more.
     fn rename(
         &mut self,
-        gone: &[&Arc<Policy>],
-        come: &[&Arc<Policy>],
+        gone: &[Arc<Policy>],
+        come: &[Arc<Policy>],
         changed: &mut BTreeSet<IpNet>,
     ) {
         for prefix in come.iter().flat_map(|policy| prefixes_of(policy)) {
@@ -268,8 +278,8 @@ impl Known {
     /// Notes who declares what, and the prefixes about which something changed.
     fn declare(
         &mut self,
-        gone: &[&Arc<Workload>],
-        come: &[&Arc<Workload>],
+        gone: &[Arc<Workload>],
+        come: &[Arc<Workload>],
         changed: &mut BTreeSet<IpNet>,
     ) {
         for workload in gone {
@@ -321,14 +331,21 @@ impl Known {
             }
             let end = IpNet::from(prefix.broadcast());
             for known in [&self.addresses, &self.prefixes] {
-                concerned.extend(known.range(*prefix..=end).map(|(inside, _)| *inside));
+                let inside = known.between(prefix, &end);
+                concerned.extend(inside.map(|(inside, _)| *inside));
             }
         }
         concerned
     }
 
-    /// Finds the identity of an address or prefix, if it is still one.
-    fn know(&mut self, prefix: IpNet, numbers: &mut Numbers) -> Result<(), CompileError> {
+    /// Finds the identity of an address or prefix, if it is still one. Counts how often more, or
+    /// less, an identity is elsewhere.
+    fn know(
+        &mut self,
+        prefix: IpNet,
+        numbers: &mut Numbers,
+        elsewhere: &mut BTreeMap<u32, isize>,
+    ) -> Result<(), CompileError> {
         let single = prefix.prefix_len() == prefix.max_prefix_len();
         let named = self.named.has(&prefix);
         let wanted = (named
@@ -354,12 +371,25 @@ impl Known {
                 None => table.remove(&prefix),
             };
         }
+        let theirs = number.filter(|_| single && self.published.has_owner(&prefix));
+        let before = match theirs {
+            Some(number) => self.owned_elsewhere.insert(prefix, number),
+            None => self.owned_elsewhere.remove(&prefix),
+        };
+        if before != theirs {
+            recount(elsewhere, before.as_ref(), theirs.as_ref());
+        }
         Ok(())
     }
 
     /// Finds who is behind the ports of an address. Where a document declares a workload there,
-    /// that is who.
-    fn know_services(&mut self, prefix: IpNet, numbers: &mut Numbers) -> Result<(), CompileError> {
+    /// that is who. Counts how often more, or less, an identity is elsewhere.
+    fn know_services(
+        &mut self,
+        prefix: IpNet,
+        numbers: &mut Numbers,
+        elsewhere: &mut BTreeMap<u32, isize>,
+    ) -> Result<(), CompileError> {
         let address = prefix.addr();
         if prefix.prefix_len() < prefix.max_prefix_len() {
             return Ok(());
@@ -387,9 +417,11 @@ impl Known {
             protocol,
             port,
         };
-        let known = self.services.range(at(0, 0)..=at(u8::MAX, u16::MAX));
+        let (first, last) = (at(0, 0), at(u8::MAX, u16::MAX));
+        let known = self.services.between(&first, &last);
         let known: BTreeMap<_, _> = known.map(|(at, number)| (*at, *number)).collect();
         if known != wanted {
+            recount(elsewhere, known.values(), wanted.values());
             let services = Arc::make_mut(&mut self.services);
             for at in known.keys() {
                 services.remove(at);
@@ -453,43 +485,68 @@ impl Known {
         }
     }
 
-    /// Numbers the workloads that can run here, or all.
+    /// Numbers the workloads that can run here, or all. Returns how often more, or less, each
+    /// number is there than before.
     fn place(
         &mut self,
         inputs: &Inputs<'_>,
-        gone: &[&Arc<Workload>],
-        come: &[&Arc<Workload>],
+        gone: &[Arc<Workload>],
+        come: &[Arc<Workload>],
         numbers: &mut Numbers,
-    ) -> Result<(), CompileError> {
+    ) -> Result<BTreeMap<u32, isize>, CompileError> {
         if gone.is_empty() && come.is_empty() {
-            return Ok(());
+            return Ok(BTreeMap::new());
         }
         let mut placed = std::mem::take(&mut self.workloads);
         let mut attested = std::mem::take(&mut self.attested);
         let workloads = Arc::make_mut(&mut placed);
         let proven = Arc::make_mut(&mut attested);
+        let mut addresses = std::mem::take(&mut self.local_addresses);
+        let mut counts: BTreeMap<u32, isize> = BTreeMap::new();
         for workload in gone {
-            workloads.remove(&name_of(workload));
-            proven.remove(&name_of(workload));
-        }
-        for workload in come {
-            if workload.place.is_some() || inputs.subjects == Subjects::All {
-                let subject = IdentitySubject::of(workload);
-                let number = self.number(subject, Assurance::Kernel, None, numbers)?;
-                workloads.insert(name_of(workload), number);
-                if workload.spiffe_id.is_some() {
-                    let subject = IdentitySubject::of(workload);
-                    let number = self.number(subject, Assurance::Attested, None, numbers)?;
-                    proven.insert(name_of(workload), number);
+            let name = name_of(workload);
+            let numbers = [workloads.remove(&name), proven.remove(&name)];
+            for number in numbers.into_iter().flatten() {
+                *counts.entry(number).or_default() -= 1;
+                let theirs = addresses.entry(number).or_default();
+                for prefix in workload.addresses.iter().map(IpNet::trunc) {
+                    let left = theirs.remove(&prefix).unwrap_or_default().saturating_sub(1);
+                    if left > 0 {
+                        theirs.insert(prefix, left);
+                    }
+                }
+                if theirs.is_empty() {
+                    addresses.remove(&number);
                 }
             }
         }
-        self.local = workloads.values().chain(proven.values()).copied().collect();
-        self.local.sort_unstable();
-        self.local.dedup();
+        for workload in come {
+            if workload.place.is_some() || inputs.subjects == Subjects::All {
+                let mut known_as = |assurance, table: &mut Paged<WorkloadName, u32>| {
+                    let subject = IdentitySubject::of(workload);
+                    let number = self.number(subject, assurance, None, numbers)?;
+                    *counts.entry(number).or_default() += 1;
+                    if !workload.addresses.is_empty() {
+                        let theirs = addresses.entry(number).or_default();
+                        for prefix in workload.addresses.iter().map(IpNet::trunc) {
+                            *theirs.entry(prefix).or_default() += 1;
+                        }
+                    }
+                    if let Some(former) = table.insert(name_of(workload), number) {
+                        *counts.entry(former).or_default() -= 1;
+                    }
+                    Ok(())
+                };
+                known_as(Assurance::Kernel, workloads)?;
+                if workload.spiffe_id.is_some() {
+                    known_as(Assurance::Attested, proven)?;
+                }
+            }
+        }
         self.workloads = placed;
         self.attested = attested;
-        Ok(())
+        self.local_addresses = addresses;
+        Ok(counts)
     }
 
     fn number(
@@ -514,141 +571,46 @@ impl Known {
     }
 }
 
-impl Published {
-    /// Notes what nodes say no more and what they say now, and the addresses about which
-    /// something changed.
-    fn change(
-        &mut self,
-        gone: &[&Arc<NodePeers>],
-        come: &[&Arc<NodePeers>],
-        changed: &mut BTreeSet<IpNet>,
-    ) {
-        // Of a node that says something else, most is as it was.
-        let kept = |nodes: &[&Arc<NodePeers>]| -> HashSet<_> {
-            let workloads = nodes.iter().flat_map(|node| &node.workloads);
-            workloads.map(Arc::as_ptr).collect()
-        };
-        let (before, after) = (kept(gone), kept(come));
-        let hosts = |nodes: &[&Arc<NodePeers>]| -> HashSet<_> {
-            let nodes = nodes.iter();
-            nodes.map(|node| PublishedHost::of(node).places()).collect()
-        };
-        let (hosts_before, hosts_after) = (hosts(gone), hosts(come));
-        let services = |nodes: &[&Arc<NodePeers>]| -> HashSet<_> {
-            let services = nodes.iter().flat_map(|node| &node.services);
-            services.map(|s| (s.at, Arc::as_ptr(&s.workload))).collect()
-        };
-        let (services_before, services_after) = (services(gone), services(come));
-        for node in gone {
-            let host = PublishedHost::of(node);
-            if !hosts_after.contains(&host.places()) {
-                for prefix in &node.host.addresses {
-                    drop_from(&mut self.hosts, prefix, |other| {
-                        other.places() == host.places()
-                    });
-                    changed.insert(*prefix);
-                }
-            }
-            for workload in &node.workloads {
-                if after.contains(&Arc::as_ptr(workload)) {
-                    continue;
-                }
-                for prefix in &workload.addresses {
-                    drop_from(&mut self.workloads, prefix, |w| Arc::ptr_eq(w, workload));
-                    changed.insert(*prefix);
-                }
-            }
-            for service in &node.services {
-                let is = |other: &Service| {
-                    other.at == service.at && Arc::ptr_eq(&other.workload, &service.workload)
-                };
-                if !services_after.contains(&(service.at, Arc::as_ptr(&service.workload))) {
-                    drop_from(&mut self.services, &service.at.address, is);
-                    changed.insert(IpNet::from(service.at.address));
-                }
-            }
-        }
-        for node in come {
-            let host = PublishedHost::of(node);
-            if !hosts_before.contains(&host.places()) {
-                for prefix in &node.host.addresses {
-                    let hosts = self.hosts.entry(*prefix).or_default();
-                    hosts.push(host.clone());
-                    changed.insert(*prefix);
-                }
-            }
-            for workload in &node.workloads {
-                if before.contains(&Arc::as_ptr(workload)) {
-                    continue;
-                }
-                for prefix in &workload.addresses {
-                    let workloads = self.workloads.entry(*prefix).or_default();
-                    workloads.push(Arc::clone(workload));
-                    changed.insert(*prefix);
-                }
-            }
-            for service in &node.services {
-                if !services_before.contains(&(service.at, Arc::as_ptr(&service.workload))) {
-                    let services = self.services.entry(service.at.address).or_default();
-                    services.push(service.clone());
-                    changed.insert(IpNet::from(service.at.address));
-                }
-            }
-        }
-    }
-
-    fn has(&self, prefix: &IpNet) -> bool {
-        let services = || {
-            let single = prefix.prefix_len() == prefix.max_prefix_len();
-            single && self.services.contains_key(&prefix.addr())
-        };
-        self.hosts.contains_key(prefix) || self.workloads.contains_key(prefix) || services()
-    }
-
-    /// The host or the workload that has an address.
-    fn at(&self, prefix: &IpNet) -> (Option<&PublishedHost>, Option<&Workload>) {
-        let host = self.hosts.get(prefix).map_or(&[][..], Vec::as_slice);
-        let workload = self.workloads.get(prefix).map_or(&[][..], Vec::as_slice);
-        match (host, workload) {
-            ([host], []) => (Some(host), None),
-            ([], [workload]) => (None, Some(workload)),
-            _ => (None, None),
-        }
-    }
-}
-
-/// Takes what `is` out of a list, and the list out of the table when nothing is left.
-fn drop_from<K: Eq + std::hash::Hash, V>(
-    table: &mut HashMap<K, Vec<V>>,
-    key: &K,
-    is: impl Fn(&V) -> bool,
-) {
-    if let Some(list) = table.get_mut(key) {
-        list.retain(|value| !is(value));
-        if list.is_empty() {
-            table.remove(key);
-        }
-    }
-}
-
-/// What only one of two lists has: of the old one, and of the new one, in their order.
-fn differences<'a, T>(old: &'a [Arc<T>], new: &'a [Arc<T>]) -> (Vec<&'a Arc<T>>, Vec<&'a Arc<T>>) {
+/// Makes `list` what `new` is, and returns what was only in the one and what is only in the
+/// other. What is the same in memory is not looked into.
+fn follow<T>(list: &mut Vec<Arc<T>>, new: &[Arc<T>]) -> (Vec<Arc<T>>, Vec<Arc<T>>) {
     let same = |(a, b): &(&Arc<T>, &Arc<T>)| Arc::ptr_eq(a, b);
-    let head = old.iter().zip(new).take_while(same).count();
-    let (old, new) = (&old[head..], &new[head..]);
-    let tail = old.iter().rev().zip(new.iter().rev());
-    let tail = tail.take_while(same).count();
-    let (old, new) = (&old[..old.len() - tail], &new[..new.len() - tail]);
+    let (mut gone, mut come) = (Vec::new(), Vec::new());
+    if list.len() == new.len() {
+        for (old, new) in list.iter_mut().zip(new) {
+            if !Arc::ptr_eq(old, new) {
+                come.push(Arc::clone(new));
+                gone.push(std::mem::replace(old, Arc::clone(new)));
+            }
+        }
+    } else {
+        let head = list.iter().zip(new).take_while(same).count();
+        let tail = list[head..].iter().rev().zip(new[head..].iter().rev());
+        let tail = tail.take_while(same).count();
+        let (until, new_until) = (list.len() - tail, new.len() - tail);
+        come = new[head..new_until].to_vec();
+        gone = list.splice(head..until, come.iter().cloned()).collect();
+    }
+    // Some may only be in another place.
     let all = |list: &[Arc<T>]| -> HashSet<_> { list.iter().map(Arc::as_ptr).collect() };
-    let (all_old, all_new) = (all(old), all(new));
-    (
-        old.iter()
-            .filter(|item| !all_new.contains(&Arc::as_ptr(item)))
-            .collect(),
-        new.iter()
-            .filter(|item| !all_old.contains(&Arc::as_ptr(item)))
-            .collect(),
-    )
+    let (all_gone, all_come) = (all(&gone), all(&come));
+    gone.retain(|item| !all_come.contains(&Arc::as_ptr(item)));
+    come.retain(|item| !all_gone.contains(&Arc::as_ptr(item)));
+    (gone, come)
+}
+
+/// Notes that some numbers are there once less, and some once more.
+fn recount<'n>(
+    counts: &mut BTreeMap<u32, isize>,
+    less: impl IntoIterator<Item = &'n u32>,
+    more: impl IntoIterator<Item = &'n u32>,
+) {
+    for number in less {
+        *counts.entry(*number).or_default() -= 1;
+    }
+    for number in more {
+        *counts.entry(*number).or_default() += 1;
+    }
 }
 
 fn name_of(workload: &Workload) -> WorkloadName {

@@ -2,10 +2,10 @@
 
 use std::{net::IpAddr, sync::Arc};
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv6Net};
 use thiserror::Error;
 
-use super::{image::Image, tables::Shared};
+use super::{image::Image, paged::Paged, tables::Shared};
 
 /// Capacities of the maps, in entries. Addresses and prefixes count by address family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,8 +103,7 @@ pub(super) fn check(
     let rules = image.rules.keys().next_back().map_or(0, |n| *n as usize);
     fits("rule numbers", "rules", rules + 1, limits.rules)?;
     if !Arc::ptr_eq(&old.services, &image.services) {
-        let added = image.services.keys();
-        let added = added.filter(|at| !old.services.contains_key(at)).count();
+        let added = image.services.missing_in(&old.services).count();
         let needed = old.services.len() + added;
         fits(
             "ports of shared addresses",
@@ -122,26 +121,29 @@ pub(super) fn check(
         return Ok(());
     }
     for (ipv4, what) in [(true, "IPv4 addresses"), (false, "IPv6 addresses")] {
-        let known = |image: &Image, address: IpAddr| {
-            image.addresses.contains_key(&IpNet::from(address))
-                || image.host_addresses.contains_key(&address)
-        };
-        let all = |image: &Image| -> Vec<IpAddr> {
-            let single = image.addresses.keys().map(IpNet::addr);
-            let host = image.host_addresses.keys().copied();
-            single.chain(host).filter(|a| a.is_ipv4() == ipv4).collect()
-        };
-        let added = all(image).into_iter().filter(|a| !known(old, *a)).count();
-        fits(what, "addresses", all(old).len() + added, limits.addresses)?;
+        let of_family = |address: &IpAddr| address.is_ipv4() == ipv4;
+        let host = |image: &Image| image.host_addresses.keys().filter(|a| of_family(a)).count();
+        // Who is one of the host's addresses is not in the other table.
+        let single = image.addresses.missing_in(&old.addresses);
+        let single = single.map(|(net, _)| net.addr()).filter(of_family);
+        let single = single.filter(|a| !old.host_addresses.contains_key(a));
+        let own = image.host_addresses.keys().filter(|a| of_family(a));
+        let own = own.filter(|a| {
+            let known = old.addresses.contains_key(&IpNet::from(**a));
+            !known && !old.host_addresses.contains_key(a)
+        });
+        let kept = of_family_in(&old.addresses, ipv4) + host(old);
+        let needed = kept + single.count() + own.count();
+        fits(what, "addresses", needed, limits.addresses)?;
     }
     for (ipv4, what, blocked_what) in [
         (true, "IPv4 prefixes", "blocked IPv4 prefixes"),
         (false, "IPv6 prefixes", "blocked IPv6 prefixes"),
     ] {
         let of_family = |prefix: &&IpNet| prefix.addr().is_ipv4() == ipv4;
-        let added = image.prefixes.keys().filter(of_family);
-        let added = added.filter(|p| !old.prefixes.contains_key(*p)).count();
-        let kept = old.prefixes.keys().filter(of_family).count();
+        let added = image.prefixes.missing_in(&old.prefixes);
+        let added = added.filter(|(prefix, _)| of_family(prefix)).count();
+        let kept = of_family_in(&old.prefixes, ipv4);
         fits(what, "prefixes", kept + added, limits.prefixes)?;
         let added = image.blocked.keys().filter(of_family);
         let added = added.filter(|p| !old.blocked.contains_key(*p)).count();
@@ -151,11 +153,20 @@ pub(super) fn check(
     Ok(())
 }
 
+/// How many of a table's prefixes are of a family. Those of IPv4 come first.
+fn of_family_in(table: &Paged<IpNet, u32>, ipv4: bool) -> usize {
+    let first = IpNet::from(Ipv6Net::default());
+    let ipv4_ones = table.len_below(&first);
+    if ipv4 {
+        ipv4_ones
+    } else {
+        table.len() - ipv4_ones
+    }
+}
+
 /// Entries of both side by side. What has one number has one content.
 fn together<E>(old: &Shared<E>, new: &Shared<E>) -> usize {
-    let added = new
-        .parts()
-        .filter(|(number, _)| old.part(*number).is_none());
+    let added = new.parts_missing_in(old);
     old.len() + added.map(|(_, entries)| entries.len()).sum::<usize>()
 }
 

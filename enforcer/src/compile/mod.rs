@@ -2,14 +2,17 @@
 //! nothing but the inputs and the numbers given out before.
 //!
 //! 1. `known` collects who there is: an identity for every address, prefix and local workload.
-//! 2. `rules` lays the rules of a direction out flat, in the order in which they are named.
-//! 3. `sets` finds, for each list of policies that selects some local workload, the classes of
-//!    peers that the rules tell apart, and `tiers` resolves each class by protocol and port.
-//! 4. `across` adds what one end of a flow judges for the other end, between hosts of a fleet.
+//! 2. `book` knows which policies select whom, and whom a change concerns.
+//! 3. `rules` lays the rules of such a list of policies out flat, in the order in which they are
+//!    named.
+//! 4. `sets` finds the classes of peers that these rules tell apart, and `tiers` resolves each
+//!    class by protocol and port.
+//! 5. `across` adds what one end of a flow judges for the other end, between hosts of a fleet.
 //!
 //! Nothing in it is quadratic in workloads: a set costs what its rules match. A [`Compiler`]
-//! remembers the last compilation, so that the next one costs what differs; what comes out is
-//! the same.
+//! remembers all of it, and goes through it again only where something changed: a policy that
+//! came or went, a workload that did, a moment that passed. What comes out is the same as if it
+//! were made from nothing.
 
 pub mod bridge;
 pub mod elsewhere;
@@ -19,9 +22,11 @@ pub mod image;
 pub mod limits;
 pub mod numbered;
 pub mod numbers;
+pub mod paged;
 pub mod tables;
 
 mod across;
+mod book;
 mod known;
 mod moments;
 mod peers;
@@ -31,18 +36,23 @@ mod rules;
 mod sets;
 mod tiers;
 
-use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+};
 
-use enforcer_common::{Direction, identity, policy_key::ALLOW_ALL};
+use enforcer_common::{Direction, identity};
 
 use self::{
-    across::Behind,
+    across::{Across, Again, Before, Ground, Said},
+    book::Book,
     elsewhere::Elsewhere,
-    image::WorkloadName,
-    known::Known,
+    image::{Sets, WorkloadName},
+    known::{Changes, Known},
+    moments::{Ahead, Schedule, Timed},
     peers::PeerIndex,
-    rules::{Rulebook, Shelf, count},
-    sets::{SetBuilder, SetShelf},
+    sets::{Contents, Given, Line, Lines, SetBuilder},
 };
 pub use self::{
     image::Image,
@@ -127,9 +137,17 @@ impl Compiler {
         }
         checked
     }
+
+    /// What the last compilation had to do; nothing after one that failed.
+    pub fn work(&self) -> Work {
+        self.0
+            .as_ref()
+            .map(|memory| memory.work)
+            .unwrap_or_default()
+    }
 }
 
-/// What a compilation leaves for the next one.
+/// What a compilation leaves for the next one: the same, whatever the way that led to it.
 #[derive(Debug)]
 struct Memory {
     // What must be as it was for the rest to be of use.
@@ -142,12 +160,37 @@ struct Memory {
 
     known: Known,
     index: PeerIndex,
-    shelves: [(Shelf, SetShelf); 2],
-    behind: Behind,
+    timed: Timed,
+    /// By direction.
+    books: [Book; 2],
+    lines: [Lines; 2],
+    contents: Contents,
+    across: Across,
+    schedule: Schedule,
+    /// See [`SetBuilder::class_of`].
+    class_of: Vec<u32>,
+    work: Work,
+}
+
+/// What one compilation had to do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Work {
+    /// Policies that came or went.
+    pub policies: usize,
+    /// Identities whose policies were looked at, in each direction.
+    pub subjects: usize,
+    /// Policy sets that were made.
+    pub sets: usize,
+    /// Entries that were found for sets: peers, or classes of peers, whose rules were weighed.
+    pub entries: usize,
+    /// Pairs of somebody here and somebody elsewhere, in each direction and at each moment, for
+    /// which was found what one end of a flow judges for the other.
+    pub between: usize,
 }
 
 impl Memory {
     fn new(inputs: &Inputs<'_>) -> Self {
+        let book = |direction| Book::new(direction, inputs.mode);
         Self {
             serial: 0,
             mode: inputs.mode,
@@ -157,8 +200,14 @@ impl Memory {
             hosts: inputs.policy.hosts.clone(),
             known: Known::default(),
             index: PeerIndex::new(inputs.policy),
-            shelves: Default::default(),
-            behind: Behind::default(),
+            timed: Timed::default(),
+            books: [book(Direction::Egress), book(Direction::Ingress)],
+            lines: Default::default(),
+            contents: Contents::default(),
+            across: Across::default(),
+            schedule: Schedule::default(),
+            class_of: Vec::new(),
+            work: Work::default(),
         }
     }
 
@@ -179,80 +228,57 @@ impl Memory {
         numbers: &mut Numbers,
     ) -> Result<Option<Image>, CompileError> {
         self.serial = numbers.begin();
+        self.work = Work::default();
+        let before = self.known.identities.clone();
+        let Some(changes) = self.known.update(inputs, numbers)? else {
+            return Ok(None);
+        };
+        if !self.index.add(self.known.identities.missing_in(&before)) {
+            return Ok(None);
+        }
+        let (gone, come) = (&changes.policies_gone, &changes.policies_come);
+        self.work.policies = gone.len() + come.len();
+        self.timed.follow(gone, come);
+        let ahead = self.timed.ahead(inputs, &self.known, &mut self.index);
+        let Ahead { moments, beyond } = ahead;
+        let times: Vec<Moment> = std::iter::once(inputs.now)
+            .chain(moments.iter().copied())
+            .collect();
+
+        for direction in [Direction::Egress, Direction::Ingress] {
+            self.follow(direction, &changes, &times);
+        }
+        let ground = Ground {
+            inputs,
+            known: &self.known,
+            index: &self.index,
+        };
+        let come = self.known.identities.missing_in(&before);
+        let ingress = &mut self.books[Direction::Ingress as usize];
+        let again = (self.across).follow(&ground, &changes, come, times.len(), ingress);
+        let (egress, _) = self.look_again(Direction::Egress, &times, numbers)?;
+        let (ingress, said) = self.look_again(Direction::Ingress, &times, numbers)?;
+        let looked_at = [&egress, &ingress];
+        let put = self.put_across(inputs, again, (looked_at, said), numbers)?;
+        self.index.settle();
+        self.contents.settle();
+        for identity in egress.into_iter().chain(ingress).chain(put) {
+            let sets = self.sets_of(identity, &moments);
+            self.schedule.put(identity, sets);
+        }
+
         let mut image = Image {
             serial: self.serial,
+            policies: self.contents.policies.clone(),
+            ports: self.contents.ports.clone(),
+            sets: self.schedule.sets.clone(),
+            moments: self.schedule.moments(),
+            moments_beyond: beyond,
             ..Image::default()
         };
-        let node = &inputs.policy.node;
-        let Self {
-            known,
-            index,
-            shelves,
-            behind,
-            ..
-        } = self;
-        let before = known.identities.clone();
-        if !known.update(inputs, numbers)? {
-            return Ok(None);
-        }
-        if !index.add(known.identities.missing_in(&before)) {
-            return Ok(None);
-        }
-        let moments::Ahead { moments, beyond } = moments::ahead(inputs, known, index);
-        let mut lines = across::Lines::new();
-        let mut ingress = Vec::new();
-        for direction in [Direction::Egress, Direction::Ingress] {
-            let (rule_shelf, set_shelf) = &mut shelves[direction as usize];
-            rule_shelf.open();
-            let times = std::iter::once(inputs.now).chain(moments.iter().copied());
-            let books = times.map(|now| Rulebook::new(inputs, now, direction, index, rule_shelf));
-            let books: Vec<Rulebook> = books.collect();
-            rule_shelf.close();
-            let mut builder = SetBuilder::new(
-                &books[0],
-                index,
-                node,
-                inputs.mode,
-                numbers,
-                &mut image,
-                set_shelf,
-            );
-            for (time, book) in books.iter().enumerate() {
-                if time > 0 {
-                    builder.turn(book);
-                }
-                let mut enter = |identity, number| {
-                    let line = lines.entry(identity);
-                    let line = line.or_insert_with(|| vec![[ALLOW_ALL; 2]; books.len()]);
-                    line[time][direction as usize] = number;
-                };
-                let host = builder.set(identity::HOST, &book.about_host())?;
-                enter(identity::HOST, host);
-                for (position, policies) in book.about_workloads(index).iter().enumerate() {
-                    let number = index.identity(count(position));
-                    if known.is_local(number) {
-                        enter(number, builder.set(number, policies)?);
-                    }
-                }
-            }
-            builder.finish();
-            ingress = books;
-        }
-        let ground = across::Ground {
-            inputs,
-            known,
-            index,
-        };
-        across::put(&ground, &ingress, numbers, &mut image, &mut lines, behind)?;
-        index.settle();
-        image.sets = lines
-            .into_iter()
-            .map(|(identity, line)| (identity, moments::sets_of(&line, &moments)))
-            .collect();
-        image.moments = moments::in_use(&image.sets);
-        image.moments_beyond = beyond;
-        sets::blocked(node, inputs.mode, numbers, &mut image)?;
+        sets::blocked(&inputs.policy.node, inputs.mode, numbers, &mut image)?;
         image.rules = numbers.live_rules().clone();
+        let known = &self.known;
         image.addresses = known.addresses.clone();
         image.host_addresses = known.host_addresses.clone();
         image.prefixes = known.prefixes.clone();
@@ -261,5 +287,159 @@ impl Memory {
         image.attested = known.attested.clone();
         image.identities = known.identities.clone();
         Ok(Some(image))
+    }
+
+    /// Brings a direction's book up to date.
+    fn follow(&mut self, direction: Direction, changes: &Changes, times: &[Moment]) {
+        let book = &mut self.books[direction as usize];
+        for policy in &changes.policies_gone {
+            book.remove(policy, &self.index);
+        }
+        let mut numbers = changes.local.clone();
+        if direction == Direction::Ingress {
+            numbers.extend(&changes.elsewhere);
+        }
+        let known = &self.known;
+        let is_in = |number| {
+            let elsewhere = direction == Direction::Ingress && known.is_elsewhere(number);
+            known.is_local(number) || elsewhere
+        };
+        book.follow_identities(numbers.into_iter(), is_in, &self.index);
+        for policy in &changes.policies_come {
+            book.add(policy, &mut self.index);
+        }
+        book.follow(&self.index, times);
+    }
+
+    /// Finds the sets of those for whom something may be different. Returns who they are; and in
+    /// a fleet, what the policies say of everybody in the book who was looked at.
+    fn look_again(
+        &mut self,
+        direction: Direction,
+        times: &[Moment],
+        numbers: &mut Numbers,
+    ) -> Result<(BTreeSet<u32>, Said), CompileError> {
+        let book = &mut self.books[direction as usize];
+        let lines = &mut self.lines[direction as usize];
+        let dirty = std::mem::take(&mut book.dirty);
+        let host = dirty.host.then_some(None);
+        let subjects: Vec<Option<u32>> = host
+            .into_iter()
+            .chain(dirty.positions.into_iter().map(Some))
+            .collect();
+        // What their policies say, by moment: numbers are given in this order.
+        let mut wanted = Vec::new();
+        let mut dismissed = Vec::new();
+        let mut said = Said::new();
+        if direction == Direction::Ingress && self.across.is_at_work() {
+            said.resize_with(times.len(), BTreeMap::new);
+        }
+        for (time, moment) in times.iter().enumerate() {
+            for subject in &subjects {
+                let identity = subject.map_or(identity::HOST, |p| self.index.identity(p));
+                let is_here = identity == identity::HOST || self.known.is_local(identity);
+                if time == 0 && !is_here {
+                    dismissed.push(identity);
+                }
+                if subject.is_some_and(|position| !book.is_enrolled(position))
+                    || time > 0 && !book.is_timed(*subject)
+                {
+                    continue;
+                }
+                let says = book.says(*subject, *moment, &mut self.index);
+                if let Some(said) = said.get_mut(time) {
+                    said.insert(identity, says.clone());
+                }
+                if is_here {
+                    wanted.push((identity, says));
+                }
+            }
+        }
+        book.settle();
+
+        self.work.subjects += subjects.len();
+        let mut builder = SetBuilder {
+            direction,
+            index: &self.index,
+            node: &self.node,
+            node_mode: self.mode,
+            numbers,
+            contents: &mut self.contents,
+            grown: &book.grown,
+            serial: self.serial,
+            given: &mut Given::default(),
+            class_of: &mut self.class_of,
+            work: &mut self.work,
+        };
+        let mut fresh: BTreeMap<u32, Line> = BTreeMap::new();
+        for (identity, says) in wanted {
+            let line = fresh.entry(identity).or_default();
+            // Of the same moment's predecessor, or of the moment before.
+            let former = line.first().or_else(|| lines.of(identity)?.first());
+            let former = former.cloned().flatten();
+            let set = lines.set(says, former.as_deref(), &mut builder)?;
+            line.push(set);
+        }
+        let looked_at = fresh.keys().chain(&dismissed).copied().collect();
+        for (identity, line) in fresh {
+            lines.put(identity, Some(line));
+        }
+        for identity in dismissed {
+            lines.put(identity, None);
+        }
+        lines.settle(&mut self.contents);
+        Ok((looked_at, said))
+    }
+
+    /// Makes what is different between hosts. Returns whose sets that changes.
+    fn put_across(
+        &mut self,
+        inputs: &Inputs<'_>,
+        again: Again,
+        (looked_at, said): ([&BTreeSet<u32>; 2], Said),
+        numbers: &mut Numbers,
+    ) -> Result<BTreeSet<u32>, CompileError> {
+        let ground = Ground {
+            inputs,
+            known: &self.known,
+            index: &self.index,
+        };
+        let direction = Direction::Ingress;
+        let mut builder = SetBuilder {
+            direction,
+            index: &self.index,
+            node: &self.node,
+            node_mode: self.mode,
+            numbers,
+            contents: &mut self.contents,
+            grown: &self.books[direction as usize].grown,
+            serial: self.serial,
+            given: &mut Given::default(),
+            class_of: &mut self.class_of,
+            work: &mut self.work,
+        };
+        let before = Before {
+            lines: &self.lines,
+            looked_at,
+            said,
+        };
+        self.across.make(ground, again, before, &mut builder)
+    }
+
+    /// The sets of an identity, given the moments ahead; `None`: it has none.
+    fn sets_of(&self, identity: u32, moments: &[Moment]) -> Option<Sets> {
+        let lines = [Direction::Egress, Direction::Ingress]
+            .map(|direction| (direction, self.lines[direction as usize].of(identity)));
+        if lines.iter().all(|(_, line)| line.is_none()) {
+            return None;
+        }
+        let line = (0..=moments.len()).map(|time| {
+            lines.map(|(direction, line)| {
+                let changed = self.across.set(identity, time, direction);
+                changed.unwrap_or_else(|| sets::number_of(line, time))
+            })
+        });
+        let line: Vec<_> = line.collect();
+        Some(moments::sets_of(&line, moments))
     }
 }

@@ -1,5 +1,5 @@
-//! The rules of one direction, flat and in the order in which they are asked and named: by tier,
-//! priority, namespace, policy and place in the document.
+//! The rules that are about one workload in one direction, flat and in the order in which they
+//! are asked and named: by tier, priority, namespace, policy and place in the document.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -8,30 +8,28 @@ use std::{
 
 use enforcer_common::Direction;
 
-use super::{Inputs, peers::PeerIndex, ranges, tiers::Weight};
+use super::{peers::PeerIndex, ranges, tiers::Weight};
 use crate::policy::model::{
     Mode, Moment, NamedPort, NamedPortMatch, Peer, Policy, PortMatch, Rule, Subject, Tier,
 };
 
-/// Every policy that says something in one direction.
-pub(super) struct Rulebook {
-    pub direction: Direction,
-    /// In the order of [`Policy::rank`]. Where rules of ingress name ports, a policy is there
-    /// once for each list of ports that workloads have under these names.
-    pub policies: Vec<BookPolicy>,
-    /// Index into `policies`, and place in it: in the order of both.
-    rules: Vec<(u32, u32)>,
+/// The rules of the policies that select some workload, or the host, in one direction.
+#[derive(Debug)]
+pub(super) struct Rulebook<'a> {
+    /// In the order of [`Policy::rank`].
+    policies: Vec<BookPolicy<'a>>,
 }
 
 /// A policy in the book.
-pub(super) struct BookPolicy {
-    pub says: Arc<PolicyRules>,
+#[derive(Debug)]
+struct BookPolicy<'a> {
+    says: &'a PolicyRules,
     /// Number of its first rule.
-    pub first: u32,
+    first: u32,
 }
 
-/// What a policy says in one direction, ready for the book. It stays the same while the policy
-/// and its mode do.
+/// What a policy says in one direction of workloads with certain ports, ready for a book. It
+/// stays the same while the policy does.
 #[derive(Debug)]
 pub(super) struct PolicyRules {
     pub policy: Arc<Policy>,
@@ -39,13 +37,7 @@ pub(super) struct PolicyRules {
     /// Tells it from all others that there ever were.
     pub id: u64,
     /// The moment that it was made for.
-    as_of: Moment,
-    /// The peer numbers of its selectors; `None`: the host.
-    subject: Option<Arc<[u32]>>,
-    /// Where rules of ingress name ports: the ports that its workloads have under these names.
-    subject_ports: Option<Vec<NamedPort>>,
-    /// Where rules of egress name ports: [`PeerIndex::ports_known`] when it was made.
-    ports_known: Option<usize>,
+    pub as_of: Moment,
     pub rules: Vec<BookRule>,
     /// Whether some rule is about every peer.
     pub for_everybody: bool,
@@ -85,162 +77,73 @@ pub(super) struct BookRule {
     pub ranges: Vec<(u8, u16, u16)>,
 }
 
-/// What the policies of the last book say, by where they are in memory and by
-/// [`PolicyRules::subject_ports`].
-#[derive(Debug, Default)]
-pub(super) struct Shelf {
-    /// More than one where a policy has rules that begin or end.
-    known: HashMap<ShelfKey, Vec<Arc<PolicyRules>>>,
-    /// Those of the compilation before, while one is under way.
-    before: HashMap<ShelfKey, Vec<Arc<PolicyRules>>>,
-    last_id: u64,
-}
-
-type ShelfKey = (usize, Option<Vec<NamedPort>>);
-
-impl Shelf {
-    /// A compilation begins: what it does not take again is forgotten at its end.
-    pub fn open(&mut self) {
-        self.before = std::mem::take(&mut self.known);
-    }
-
-    /// A compilation ends.
-    pub fn close(&mut self) {
-        self.before = HashMap::new();
-    }
-
-    fn take(
-        &mut self,
-        key: &ShelfKey,
-        fits: impl Fn(&PolicyRules) -> bool,
-    ) -> Option<Arc<PolicyRules>> {
-        let find = |shelf: &HashMap<ShelfKey, Vec<Arc<PolicyRules>>>| {
-            let known = shelf.get(key)?.iter();
-            known.into_iter().find(|known| fits(known)).cloned()
-        };
-        if let Some(known) = find(&self.known) {
-            return Some(known);
+impl<'a> Rulebook<'a> {
+    /// The book of these policies, which are in the order of [`Policy::rank`].
+    pub fn new(policies: &'a [Arc<PolicyRules>]) -> Self {
+        let mut first = 0;
+        let policies = policies.iter().map(|says| {
+            let policy = BookPolicy { says, first };
+            first += count(says.rules.len());
+            policy
+        });
+        Self {
+            policies: policies.collect(),
         }
-        let known = find(&self.before)?;
-        let kept = self.known.entry(key.clone()).or_default();
-        kept.push(known.clone());
-        Some(known)
-    }
-}
-
-impl Rulebook {
-    /// The book of a moment: that of the inputs, or one ahead.
-    pub fn new(
-        inputs: &Inputs<'_>,
-        now: Moment,
-        direction: Direction,
-        index: &mut PeerIndex,
-        shelf: &mut Shelf,
-    ) -> Self {
-        let holding = inputs.policy.policies.iter();
-        let mut sorted: Vec<_> = holding.filter(|p| p.validity.holds(now)).collect();
-        sorted.sort_by(|a, b| a.rank().cmp(&b.rank()));
-        let mut book = Self {
-            direction,
-            policies: Vec::new(),
-            rules: Vec::new(),
-        };
-        for policy in sorted {
-            let Some(rules) = &policy.rules[direction as usize] else {
-                continue;
-            };
-            // A policy that neither isolates nor has rules says nothing.
-            let mut holding = rules.iter().filter(|rule| rule.validity.holds(now));
-            if policy.tier != Tier::Application && holding.next().is_none() {
-                continue;
-            }
-            let mode = policy.mode.unwrap_or(inputs.mode);
-            for subject_ports in variants(policy, rules, direction, index) {
-                // While it is known here, nothing else can be where it is.
-                let key = (Arc::as_ptr(policy).addr(), subject_ports);
-                let known = shelf.take(&key, |known| {
-                    known.mode == mode
-                        && known.ports_known.is_none_or(|k| k == index.ports_known())
-                        && policy.means_the_same(known.as_of, now)
-                });
-                let says = known.unwrap_or_else(|| {
-                    shelf.last_id += 1;
-                    let ports = key.1.clone();
-                    let fresh = PolicyRules::new(policy, rules, mode, now, ports, direction, index);
-                    let fresh = Arc::new(PolicyRules {
-                        id: shelf.last_id,
-                        ..fresh
-                    });
-                    shelf.known.entry(key).or_default().push(fresh.clone());
-                    fresh
-                });
-                let (first, number) = (count(book.rules.len()), count(book.policies.len()));
-                let places = 0..count(says.rules.len());
-                book.rules.extend(places.map(|place| (number, place)));
-                book.policies.push(BookPolicy { says, first });
-            }
-        }
-        book
     }
 
-    /// A rule by number, and the index of its policy.
-    pub fn rule(&self, number: u32) -> (u32, &BookRule) {
-        let (policy, place) = self.rules[number as usize];
-        let policies = &self.policies[policy as usize];
-        (policy, &policies.says.rules[place as usize])
+    /// A policy by its place in the order.
+    pub fn policy(&self, place: u32) -> &'a PolicyRules {
+        self.policies[place as usize].says
     }
 
-    /// How many rules there are.
-    pub fn len(&self) -> usize {
-        self.rules.len()
+    /// The policies, in order.
+    pub fn policies(&self) -> impl Iterator<Item = &'a PolicyRules> {
+        self.policies.iter().map(|policy| policy.says)
     }
 
-    /// The policies that select the host endpoint, ascending.
-    pub fn about_host(&self) -> Vec<u32> {
-        (0_u32..)
-            .zip(&self.policies)
-            .filter(|(_, p)| p.says.subject.is_none())
-            .map(|(index, _)| index)
-            .collect()
+    /// Every rule with its number, in order.
+    pub fn rules(&self) -> impl Iterator<Item = (u32, &'a BookRule)> {
+        let policies = self.policies.iter();
+        policies.flat_map(|policy| (policy.first..).zip(&policy.says.rules))
     }
 
-    /// By position: the policies that select it, ascending.
-    pub fn about_workloads(&self, index: &PeerIndex) -> Vec<Vec<u32>> {
-        let mut lists = vec![Vec::new(); index.len()];
-        for (number, policy) in (0_u32..).zip(&self.policies) {
-            for peer in policy.says.subject.iter().flat_map(|peers| peers.iter()) {
-                for position in index.matching(*peer) {
-                    let list = &mut lists[*position as usize];
-                    // Another selector of the policy may have selected it already.
-                    if list.last() != Some(&number) && policy.says.is_for(index, *position) {
-                        list.push(number);
-                    }
-                }
-            }
-        }
-        lists
+    /// A rule by number, its policy, and its place in that.
+    pub fn rule(&self, number: u32) -> (&'a PolicyRules, usize) {
+        let policy = self.policy_of(number);
+        (policy.says, (number - policy.first) as usize)
+    }
+
+    /// What a rule says.
+    pub fn says(&self, number: u32) -> &'a BookRule {
+        let (policy, place) = self.rule(number);
+        &policy.rules[place]
     }
 
     /// The first number of the rule that has this number.
     pub fn head(&self, number: u32) -> u32 {
-        let (policy, rule) = self.rule(number);
-        self.policies[policy as usize].first + rule.head
+        self.policy_of(number).first + self.says(number).head
+    }
+
+    fn policy_of(&self, rule: u32) -> &BookPolicy<'a> {
+        // One without rules has the number of the next one.
+        let after = self.policies.partition_point(|policy| policy.first <= rule);
+        &self.policies[after.saturating_sub(1)]
     }
 }
 
 impl PolicyRules {
-    fn new(
+    /// What a policy says at a moment. `subject_ports`: where rules of ingress name ports, the
+    /// ports that its workloads have under these names.
+    pub fn new(
         policy: &Arc<Policy>,
-        rules: &[Rule],
-        mode: Mode,
-        now: Moment,
-        subject_ports: Option<Vec<NamedPort>>,
+        (id, mode, now): (u64, Mode, Moment),
+        subject_ports: &[NamedPort],
         direction: Direction,
         index: &mut PeerIndex,
     ) -> Self {
+        let rules = rules_of(policy, direction);
         let mut names: HashMap<&str, u32> = HashMap::new();
         let mut book_rules: Vec<BookRule> = Vec::with_capacity(rules.len());
-        let mut asks_peers = false;
         for (place, rule) in rules.iter().enumerate() {
             let same_name = names.entry(&rule.name).or_default();
             let namesakes = *same_name;
@@ -273,11 +176,10 @@ impl PolicyRules {
             let mut by_name = BTreeSet::new();
             if !all_ports {
                 for wanted in named_ports(rule) {
-                    asks_peers |= direction == Direction::Egress;
                     by_name.extend(index.named_ports(wanted).cloned());
                 }
             }
-            let of_subject = subject_ports.iter().flatten();
+            let of_subject = subject_ports.iter();
             let of_subject = of_subject.filter(|port| by_name.contains(*port));
             let ranges = port_ranges(rule, of_subject);
             if all_ports || !ranges.is_empty() {
@@ -300,24 +202,48 @@ impl PolicyRules {
         Self {
             policy: policy.clone(),
             mode,
-            id: 0,
+            id,
             as_of: now,
-            subject: subject_of(policy, index),
-            subject_ports,
-            ports_known: asks_peers.then(|| index.ports_known()),
             for_everybody: book_rules.iter().any(|rule| rule.peers.is_none()),
             rules: book_rules,
         }
     }
+}
 
-    /// Whether the workload at a position has the ports that this is about.
-    fn is_for(&self, index: &PeerIndex, position: u32) -> bool {
-        let Some(own) = &self.subject_ports else {
-            return true;
-        };
-        let rules = self.policy.rules[Direction::Ingress as usize].as_deref();
-        relevant(index, position, &asked(rules.unwrap_or_default())) == *own
-    }
+/// The rules of a policy in one direction.
+fn rules_of(policy: &Policy, direction: Direction) -> &[Rule] {
+    policy.rules[direction as usize]
+        .as_deref()
+        .unwrap_or_default()
+}
+
+/// Whether a policy says something in one direction at a moment: it isolates or has rules.
+pub(super) fn says_something(policy: &Policy, direction: Direction, now: Moment) -> bool {
+    policy.rules[direction as usize].is_some()
+        && policy.validity.holds(now)
+        && (policy.tier == Tier::Application
+            || rules_of(policy, direction)
+                .iter()
+                .any(|rule| rule.validity.holds(now)))
+}
+
+/// Whether rules of a policy name ports in one direction.
+pub(super) fn names_ports(policy: &Policy, direction: Direction) -> bool {
+    rules_of(policy, direction)
+        .iter()
+        .any(|rule| named_ports(rule).next().is_some())
+}
+
+/// The ports that the workload at a position has under the names that a policy's rules of
+/// ingress ask for.
+pub(super) fn ports_asked(policy: &Policy, index: &PeerIndex, position: u32) -> Vec<NamedPort> {
+    let asked = rules_of(policy, Direction::Ingress)
+        .iter()
+        .flat_map(named_ports);
+    let asked: Vec<&NamedPortMatch> = asked.collect();
+    let ports = index.ports_at(position).into_iter().flatten();
+    let relevant = ports.filter(|port| asked.iter().any(|wanted| wanted.matches(port)));
+    relevant.cloned().collect()
 }
 
 /// The peer numbers of a policy's selectors; `None`: the host.
@@ -330,41 +256,6 @@ pub(super) fn subject_of(policy: &Policy, index: &mut PeerIndex) -> Option<Arc<[
             Some(numbers.collect())
         }
     }
-}
-
-/// The lists of ports for which a policy is to be in the book.
-fn variants(
-    policy: &Policy,
-    rules: &[Rule],
-    direction: Direction,
-    index: &mut PeerIndex,
-) -> Vec<Option<Vec<NamedPort>>> {
-    let asked = asked(rules);
-    if direction == Direction::Egress || asked.is_empty() {
-        return vec![None];
-    }
-    let Some(subject) = subject_of(policy, index) else {
-        return vec![Some(Vec::new())];
-    };
-    let mut variants: BTreeSet<Vec<NamedPort>> = BTreeSet::new();
-    for peer in subject.iter() {
-        for position in index.matching(*peer) {
-            variants.insert(relevant(index, *position, &asked));
-        }
-    }
-    variants.into_iter().map(Some).collect()
-}
-
-/// Of the named ports of the workload at a position, those that are asked for.
-fn relevant(index: &PeerIndex, position: u32, asked: &[&NamedPortMatch]) -> Vec<NamedPort> {
-    let ports = index.ports_at(position).into_iter().flatten();
-    let relevant = ports.filter(|port| asked.iter().any(|wanted| wanted.matches(port)));
-    relevant.cloned().collect()
-}
-
-/// The ports that rules name.
-fn asked(rules: &[Rule]) -> Vec<&NamedPortMatch> {
-    rules.iter().flat_map(named_ports).collect()
 }
 
 fn named_ports(rule: &Rule) -> impl Iterator<Item = &NamedPortMatch> {

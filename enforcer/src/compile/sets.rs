@@ -3,210 +3,139 @@
 mod cause;
 mod class;
 mod entry;
+mod lines;
 
 use std::{
     collections::{HashMap, HashSet},
     sync::Arc,
 };
 
-use enforcer_common::{
-    identity,
-    policy_key::{ALLOW_ALL, PolicyEntry},
-};
+use enforcer_common::{Direction, identity, policy_key::PolicyEntry};
 use sha2::{Digest, Sha256};
 
-pub(super) use self::cause::blocked;
 use self::class::{Class, ROOT, refine, rules_of};
+pub(super) use self::{
+    cause::{Given, blocked},
+    lines::{Contents, Line, Lines, number_of},
+};
 use super::{
-    image::Image,
+    Work,
     limits::CompileError,
     numbers::{ContentDigest, Numbers},
     peers::PeerIndex,
     rules::{PolicyRules, Rulebook},
-    tables::{SetEntries, TableEntries},
+    tables::SetEntries,
     tiers::Ground,
 };
 use crate::policy::model::{Fallback, Mode, NodeSettings};
 
-/// Compiles the sets of one direction into an image.
-pub(super) struct SetBuilder<'a> {
-    book: &'a Rulebook,
-    index: &'a PeerIndex,
-    node: &'a NodeSettings,
-    node_mode: Mode,
-    numbers: &'a mut Numbers,
-    image: &'a mut Image,
-    shelf: &'a mut SetShelf,
-    /// Sets by the policies that they come from.
-    done: HashMap<Vec<u64>, Arc<KnownSet>>,
-    /// The book is that of a moment ahead.
-    ahead: bool,
-    /// The policies of every identity that has a set now.
-    policies_of: HashMap<u32, Vec<u64>>,
-    /// Policies with a peer that matches more than in the last compilation.
-    grown: HashSet<u64>,
-    /// Numbers of rules, isolating policies and the default; 0 where not given yet.
-    rule_numbers: Vec<u32>,
-    isolation_numbers: Vec<u32>,
-    default_number: u32,
-    /// By position: the class of the peer in the set at work; [`ROOT`] between sets.
-    class_of: Vec<u32>,
-}
-
-/// The sets of the last compilation in one direction.
-#[derive(Debug, Default)]
-pub(super) struct SetShelf {
-    sets: HashMap<Vec<u64>, Arc<KnownSet>>,
-    policies_of: HashMap<u32, Vec<u64>>,
-    tables: HashMap<u32, TableEntries>,
-}
-
 /// A set, and what it was made of.
 #[derive(Debug)]
-struct KnownSet {
+pub(super) struct KnownSet {
     policies: Vec<Arc<PolicyRules>>,
+    /// The compilation that made it.
+    serial: u64,
     number: u32,
     /// By peer, ascending, the wildcard first.
     entries: SetEntries,
     tables: Vec<u32>,
 }
 
-impl<'a> SetBuilder<'a> {
-    pub fn new(
-        book: &'a Rulebook,
-        index: &'a PeerIndex,
-        node: &'a NodeSettings,
-        node_mode: Mode,
-        numbers: &'a mut Numbers,
-        image: &'a mut Image,
-        shelf: &'a mut SetShelf,
-    ) -> Self {
-        Self {
-            book,
-            index,
-            node,
-            node_mode,
-            numbers,
-            image,
-            shelf,
-            done: HashMap::new(),
-            ahead: false,
-            policies_of: HashMap::new(),
-            grown: grown(book, index).collect(),
-            rule_numbers: vec![0; book.len()],
-            isolation_numbers: vec![0; book.policies.len()],
-            default_number: 0,
-            class_of: Vec::new(),
-        }
+impl KnownSet {
+    /// The number of the set.
+    pub fn number(&self) -> u32 {
+        self.number
+    }
+}
+
+/// Makes the sets of one direction.
+pub(super) struct SetBuilder<'a> {
+    pub direction: Direction,
+    pub index: &'a PeerIndex,
+    pub node: &'a NodeSettings,
+    pub node_mode: Mode,
+    pub numbers: &'a mut Numbers,
+    pub contents: &'a mut Contents,
+    /// Policies with a peer that matches more than in the last compilation.
+    pub grown: &'a HashSet<u64>,
+    /// Of this compilation.
+    pub serial: u64,
+    /// Numbers that rules, isolating policies and the default have in this compilation.
+    pub given: &'a mut Given,
+    /// By position: the class of the peer in the set at work; [`ROOT`] between sets.
+    pub class_of: &'a mut Vec<u32>,
+    pub work: &'a mut Work,
+}
+
+impl SetBuilder<'_> {
+    /// Whether a set is what it would be if it were made now.
+    pub fn is_current(&self, set: &KnownSet) -> bool {
+        let mut policies = set.policies.iter();
+        set.serial == self.serial || !policies.any(|policy| self.grown.contains(&policy.id))
     }
 
-    /// Goes on with the book of a moment ahead: the sets that are the same are the same.
-    pub fn turn(&mut self, book: &'a Rulebook) {
-        self.ahead = true;
-        self.grown.extend(grown(book, self.index));
-        self.rule_numbers = vec![0; book.len()];
-        self.isolation_numbers = vec![0; book.policies.len()];
-        self.book = book;
-    }
-
-    /// The number of the set that the policies at these (ascending) indices make for an
-    /// identity.
-    pub fn set(&mut self, identity: u32, policies: &[u32]) -> Result<u32, CompileError> {
-        let default = self.node.default[self.book.direction as usize];
-        if policies.is_empty() && default == Fallback::Allow {
-            return Ok(ALLOW_ALL);
-        }
-        let says = policies.iter();
-        let says = says.map(|policy| &self.book.policies[*policy as usize].says);
-        let ids: Vec<u64> = says.clone().map(|says| says.id).collect();
-        if let Some(set) = self.done.get(&ids) {
-            if !self.ahead {
-                self.policies_of.insert(identity, ids);
-            }
-            return Ok(set.number);
-        }
-        let known = self.shelf.sets.get(&ids);
-        let unchanged = known.filter(|_| !ids.iter().any(|id| self.grown.contains(id)));
-        let set = if let Some(known) = unchanged {
-            known.clone()
-        } else {
-            let (sets, policies_of) = if self.ahead {
-                (&self.done, &self.policies_of)
-            } else {
-                (&self.shelf.sets, &self.shelf.policies_of)
-            };
-            let former = policies_of.get(&identity);
-            let former = known.or_else(|| sets.get(former?)).cloned();
-            let says: Vec<_> = says.cloned().collect();
-            let patched = match former {
-                Some(former) => self.patched(&former, &says, policies, default)?,
-                None => None,
-            };
-            let entries = match patched {
-                Some(entries) => entries,
-                None => self.entries(policies, default)?,
-            };
-            Arc::new(KnownSet {
-                policies: says,
-                number: self.numbers.set(&digest_of(&entries))?,
-                tables: tables_of(&entries),
-                entries: entries.into(),
-            })
+    /// The set that these policies make. `former` is one that is like it, or was it.
+    pub fn make(
+        &mut self,
+        says: Vec<Arc<PolicyRules>>,
+        former: Option<&KnownSet>,
+    ) -> Result<KnownSet, CompileError> {
+        self.work.sets += 1;
+        let book = Rulebook::new(&says);
+        let default = self.default();
+        let patched = match former {
+            Some(former) => self.patched(former, &says, &book, default)?,
+            None => None,
         };
-        self.image.policies.put(set.number, set.entries.clone());
-        for table in &set.tables {
-            let entries = self.shelf.tables[table].clone();
-            self.image.ports.put(*table, entries);
-        }
-        let number = set.number;
-        if !self.ahead {
-            self.policies_of.insert(identity, ids.clone());
-        }
-        self.done.insert(ids, set);
-        Ok(number)
-    }
-
-    /// Keeps what was made for the next compilation.
-    pub fn finish(self) {
-        let tables: HashSet<u32> = self
-            .done
-            .values()
-            .flat_map(|s| &s.tables)
-            .copied()
-            .collect();
-        self.shelf.tables.retain(|table, _| tables.contains(table));
-        self.shelf.sets = self.done;
-        self.shelf.policies_of = self.policies_of;
-    }
-
-    /// The image so far.
-    pub fn image(&self) -> &Image {
-        self.image
+        let entries = match patched {
+            Some(entries) => entries,
+            None => self.entries(&book, default)?,
+        };
+        Ok(KnownSet {
+            serial: self.serial,
+            number: self.numbers.set(&digest_of(&entries))?,
+            tables: tables_of(&entries),
+            entries: entries.into(),
+            policies: says,
+        })
     }
 
     /// Writes a set of these entries (by peer, ascending, the wildcard first), whose tables are
-    /// written already.
-    pub fn put(&mut self, entries: Vec<(u32, PolicyEntry)>) -> Result<u32, CompileError> {
+    /// written already, for somebody who has it until [`Contents::release`].
+    pub fn hold(
+        &mut self,
+        entries: Vec<(u32, PolicyEntry)>,
+    ) -> Result<Arc<KnownSet>, CompileError> {
+        self.work.sets += 1;
         let number = self.numbers.set(&digest_of(&entries))?;
-        for table in tables_of(&entries) {
-            if let Some(content) = self.shelf.tables.get(&table) {
-                self.image.ports.put(table, content.clone());
-            }
-        }
-        self.image.policies.put(number, entries.into());
-        Ok(number)
+        let tables = tables_of(&entries);
+        let written = self.contents.policies.part(number).cloned();
+        let set = Arc::new(KnownSet {
+            policies: Vec::new(),
+            serial: self.serial,
+            number,
+            entries: written.unwrap_or_else(|| entries.into()),
+            tables,
+        });
+        self.contents.hold(&set);
+        Ok(set)
+    }
+
+    /// What holds where no policy selects.
+    pub fn default(&self) -> Fallback {
+        self.node.default[self.direction as usize]
     }
 
     /// What holds besides the rules where these policies select.
-    pub fn ground(&self, policies: &[u32], default: Fallback) -> Ground {
-        let says = |policy: &u32| &self.book.policies[*policy as usize].says;
+    pub fn ground(&self, book: &Rulebook<'_>, default: Fallback) -> Ground {
         let isolation = |enforced| {
-            let all = policies.iter().copied();
-            let isolating = all.filter(|policy| says(policy).isolates(enforced));
-            isolating.min_by(|one, other| {
-                let rank = |policy| says(policy).policy.isolation_rank();
-                rank(one).cmp(&rank(other))
-            })
+            let isolating = (0..).zip(book.policies());
+            let isolating = isolating.filter(|(_, policy)| policy.isolates(enforced));
+            let first = isolating.min_by(|(_, one), (_, other)| {
+                let rank = one.policy.isolation_rank();
+                rank.cmp(&other.policy.isolation_rank())
+            });
+            first.map(|(place, _)| place)
         };
         Ground {
             isolation: isolation(false),
@@ -223,10 +152,10 @@ impl<'a> SetBuilder<'a> {
         &mut self,
         former: &KnownSet,
         says: &[Arc<PolicyRules>],
-        policies: &[u32],
+        book: &Rulebook<'_>,
         default: Fallback,
     ) -> Result<Option<Vec<(u32, PolicyEntry)>>, CompileError> {
-        let (book, index) = (self.book, self.index);
+        let index = self.index;
         let ids = |list: &[Arc<PolicyRules>]| list.iter().map(|p| p.id).collect::<HashSet<_>>();
         let (before, now) = (ids(&former.policies), ids(says));
         let gone = former.policies.iter().filter(|p| !now.contains(&p.id));
@@ -254,35 +183,28 @@ impl<'a> SetBuilder<'a> {
         }
 
         let mut matched: Vec<Vec<u32>> = vec![Vec::new(); affected.len()];
-        let mut concerned = vec![false; index.peers()];
         let mut by_peer: HashMap<u32, Vec<usize>> = HashMap::new();
         for (at, position) in affected.iter().enumerate() {
             for peer in index.matched_by(*position) {
-                concerned[peer as usize] = true;
                 by_peer.entry(peer).or_default().push(at);
             }
         }
         let mut for_everybody = Vec::new();
-        for policy in policies {
-            let policy = &book.policies[*policy as usize];
-            for (number, rule) in (policy.first..).zip(&policy.says.rules) {
-                let Some(peers) = &rule.peers else {
-                    for_everybody.push(number);
-                    continue;
-                };
-                for peer in peers.iter().filter(|peer| concerned[**peer as usize]) {
-                    for at in &by_peer[peer] {
-                        // Another peer of the same rule may have matched already.
-                        if matched[*at].last() != Some(&number) {
-                            matched[*at].push(number);
-                        }
-                    }
+        for (number, rule) in book.rules() {
+            let Some(peers) = &rule.peers else {
+                for_everybody.push(number);
+                continue;
+            };
+            for at in peers.iter().filter_map(|peer| by_peer.get(peer)).flatten() {
+                // Another peer of the same rule may have matched already.
+                if matched[*at].last() != Some(&number) {
+                    matched[*at].push(number);
                 }
             }
         }
 
-        let ground = self.ground(policies, default);
-        let wildcard = self.entry(&for_everybody, &ground)?;
+        let ground = self.ground(book, default);
+        let wildcard = self.entry(book, &for_everybody, &ground)?;
         if former.entries.first() != Some(&(identity::ANY, wildcard)) {
             return Ok(None);
         }
@@ -302,7 +224,7 @@ impl<'a> SetBuilder<'a> {
             let mut rules = rules;
             rules.extend(&for_everybody);
             rules.sort_unstable();
-            let entry = self.entry(&rules, &ground)?;
+            let entry = self.entry(book, &rules, &ground)?;
             if entry != wildcard {
                 entries.push((peer, entry));
             }
@@ -314,35 +236,31 @@ impl<'a> SetBuilder<'a> {
     /// The entries of a set by peer, ascending, the wildcard first.
     fn entries(
         &mut self,
-        policies: &[u32],
+        book: &Rulebook<'_>,
         default: Fallback,
     ) -> Result<Vec<(u32, PolicyEntry)>, CompileError> {
-        let (book, index) = (self.book, self.index);
-        let ground = self.ground(policies, default);
-        self.class_of.resize(index.len(), ROOT);
-
+        let index = self.index;
+        let ground = self.ground(book, default);
         let mut for_everybody = Vec::new();
         let mut classes = vec![Class::root()];
         let mut touched = Vec::new();
-        for policy in policies {
-            let policy = &book.policies[*policy as usize];
-            for (number, rule) in (policy.first..).zip(&policy.says.rules) {
-                let Some(peers) = &rule.peers else {
-                    for_everybody.push(number);
-                    continue;
-                };
-                for position in peers.iter().flat_map(|peer| index.matching(*peer)) {
-                    let class = &mut self.class_of[*position as usize];
-                    let new = refine(&mut classes, *class, number);
-                    if *class == ROOT {
-                        touched.push(*position);
-                    }
-                    *class = new;
+        self.class_of.resize(index.len(), ROOT);
+        for (number, rule) in book.rules() {
+            let Some(peers) = &rule.peers else {
+                for_everybody.push(number);
+                continue;
+            };
+            for position in peers.iter().flat_map(|peer| index.matching(*peer)) {
+                let class = &mut self.class_of[*position as usize];
+                let new = refine(&mut classes, *class, number);
+                if *class == ROOT {
+                    touched.push(*position);
                 }
+                *class = new;
             }
         }
 
-        let wildcard = self.entry(&for_everybody, &ground)?;
+        let wildcard = self.entry(book, &for_everybody, &ground)?;
         let mut entries = vec![(identity::ANY, wildcard)];
         let mut by_class: Vec<Option<PolicyEntry>> = vec![None; classes.len()];
         // By position, which is by identity number.
@@ -353,7 +271,7 @@ impl<'a> SetBuilder<'a> {
                 entry
             } else {
                 let rules = rules_of(&classes, class, &for_everybody);
-                *by_class[class as usize].insert(self.entry(&rules, &ground)?)
+                *by_class[class as usize].insert(self.entry(book, &rules, &ground)?)
             };
             if entry != wildcard {
                 entries.push((index.identity(position), entry));
@@ -361,15 +279,6 @@ impl<'a> SetBuilder<'a> {
         }
         Ok(entries)
     }
-}
-
-/// The policies of a book with a peer that matches more than in the last compilation.
-fn grown(book: &Rulebook, index: &PeerIndex) -> impl Iterator<Item = u64> {
-    let grown = index.grown();
-    let has_grown = |says: &PolicyRules| says.peers().any(|peer| grown.contains_key(&peer));
-    let policies = book.policies.iter().map(|policy| &*policy.says);
-    let policies = policies.filter(move |says| !grown.is_empty() && has_grown(says));
-    policies.map(|says| says.id)
 }
 
 /// Whether two lists of policies isolate by the same ones, which default denies are named after.

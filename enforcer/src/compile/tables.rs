@@ -7,6 +7,8 @@ use enforcer_common::{
     policy_key::{PolicyEntry, PolicyKey, PortKey},
 };
 
+use super::paged::Paged;
+
 /// The entries of a policy set by peer, ascending: the wildcard's first.
 pub type SetEntries = Arc<[(u32, PolicyEntry)]>;
 /// The entries of a port table, in order.
@@ -15,7 +17,7 @@ pub type TableEntries = Arc<[(PortKey, Decision)]>;
 /// Entries by number of the set or table.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Shared<E> {
-    parts: BTreeMap<u32, Arc<[E]>>,
+    parts: Paged<u32, Arc<[E]>>,
     /// Entries of all together.
     len: usize,
 }
@@ -28,7 +30,7 @@ pub type PortTables = Shared<(PortKey, Decision)>;
 impl<E> Default for Shared<E> {
     fn default() -> Self {
         Self {
-            parts: BTreeMap::new(),
+            parts: Paged::default(),
             len: 0,
         }
     }
@@ -63,6 +65,33 @@ impl<E> Shared<E> {
         if let Some(former) = self.parts.insert(number, entries) {
             self.len -= former.len();
         }
+    }
+
+    /// Takes a set or table away.
+    pub fn take(&mut self, number: u32) {
+        if let Some(former) = self.parts.remove(&number) {
+            self.len -= former.len();
+        }
+    }
+
+    /// Sets or tables of which `other` has not the number: costs little where the two share
+    /// most.
+    pub fn parts_missing_in<'a>(
+        &'a self,
+        other: &'a Self,
+    ) -> impl Iterator<Item = (u32, &'a Arc<[E]>)> {
+        let missing = self.parts.missing_in(&other.parts);
+        missing.map(|(number, entries)| (*number, entries))
+    }
+
+    /// Sets or tables that `other` has not, or may have otherwise: costs little where the two
+    /// share most.
+    pub fn parts_apart_from<'a>(
+        &'a self,
+        other: &'a Self,
+    ) -> impl Iterator<Item = (u32, &'a Arc<[E]>)> {
+        let apart = self.parts.apart_from(&other.parts);
+        apart.map(|(number, entries)| (*number, entries))
     }
 }
 

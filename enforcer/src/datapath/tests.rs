@@ -392,9 +392,10 @@ fn a_set_of_later_is_changed_where_it_is_like_one_of_now() {
     let policy = |version| {
         let mut desired = policy(version);
         let image = Arc::make_mut(&mut desired.image);
-        let sets = image.sets.get_mut(&500).expect("it is there");
+        let mut sets = image.sets[&500].clone();
         let [egress, ingress] = sets.numbers;
         sets.later = vec![(ahead[0], [0, ingress]), (ahead[1], [egress, ingress])];
+        image.sets.insert(500, sets);
         image.moments = ahead.to_vec();
         desired
     };

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use enforcer::{
-    compile::{Compiler, Image, Inputs, Limits, Numbers, Subjects},
+    compile::{Compiler, Image, Inputs, Limits, Numbers, Subjects, Work},
     policy::model::{
         Accountability, Assurance, Labels, Mode, Moment, Origin, Peer, Place, Policy, PolicyKind,
         PortMatch, PortRange, ResolvedPolicy, Rule, RuleAction, Subject, Tier, Validity, Workload,
@@ -57,12 +57,20 @@ impl Size {
     }
 }
 
-/// A tree of this size. The first rule of each policy is about a hundredth of all identities,
+/// How many identities are of one team. An estate that grows has more teams, not larger ones:
+/// what a change touches is the same at every size.
+const TEAM: usize = 100;
+
+impl Size {
+    fn teams(&self) -> usize {
+        self.identities.div_ceil(TEAM)
+    }
+}
+
+/// A tree of this size. The first rule of each policy is about a team of a hundred identities,
 /// the others about one each.
 pub fn tree(size: &Size) -> ResolvedPolicy {
-    let mut workloads: Vec<_> = (0..size.workloads)
-        .map(|i| workload(i, i % size.identities))
-        .collect();
+    let mut workloads: Vec<_> = (0..size.workloads).map(|i| workload(size, i)).collect();
     workloads.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
     let mut policies: Vec<_> = (0..size.policies).map(|p| policy(size, p)).collect();
     policies.sort_by(|a, b| a.rank().cmp(&b.rank()));
@@ -81,21 +89,22 @@ fn origin(line: usize) -> Origin {
     }
 }
 
-fn labels(app: usize) -> Labels {
+fn labels(size: &Size, app: usize) -> Labels {
     Labels::from([
         ("app".to_owned(), format!("app-{app}")),
-        ("team".to_owned(), format!("team-{}", app % 100)),
+        ("team".to_owned(), format!("team-{}", app % size.teams())),
         ("env".to_owned(), "production".to_owned()),
     ])
 }
 
-fn workload(number: usize, app: usize) -> Workload {
+fn workload(size: &Size, number: usize) -> Workload {
+    let app = number % size.identities;
     let [_, a, b, c] = u32::try_from(number).expect("few").to_be_bytes();
     Workload {
         namespace: format!("ns-{}", app % 10),
         name: format!("w-{number}"),
         origin: origin(number),
-        labels: labels(app),
+        labels: labels(size, app),
         spiffe_id: None,
         service_account: None,
         ports: [].into(),
@@ -121,7 +130,7 @@ fn policy(size: &Size, number: usize) -> Policy {
             validity: Validity::ALWAYS,
             accountability: Accountability::default(),
             peers: vec![Peer::Workloads(if r == 0 {
-                select("team", format!("team-{}", number % 100))
+                select("team", format!("team-{}", number % size.teams()))
             } else {
                 select("app", format!("app-{}", (number * 7 + r) % size.identities))
             })],
@@ -177,6 +186,11 @@ impl Estate {
         let took = (bpf::thread_time() - start) as f64 / 1e6;
         self.image = Some(image);
         Ok(took)
+    }
+
+    /// What the last compilation had to do.
+    pub fn work(&self) -> Work {
+        self.compiler.work()
     }
 
     /// What was compiled last.

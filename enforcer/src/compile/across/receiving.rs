@@ -6,168 +6,114 @@ use std::{
 };
 
 use enforcer_common::{
-    Direction, identity,
+    identity,
     policy_key::{ALLOW_ALL, PolicyEntry},
 };
 
 use super::{
-    Across, Pick,
+    Changed, Ground, Judge, Pick, Site,
     ruling::Ruling,
     senders::{Matched, Senders},
     strictness,
 };
 use crate::compile::{
-    elsewhere::Reached, image::IdentitySubject, limits::CompileError, tiers::Outcome,
+    elsewhere::{Announced, Reached},
+    image::{Identity, IdentitySubject},
+    limits::CompileError,
+    tiers::Outcome,
 };
 
 /// The senders behind shared addresses, kept from one compilation to the next.
 #[derive(Debug, Default)]
-pub(in crate::compile) struct Behind {
-    senders: Senders,
+pub(super) struct Behind {
+    pub senders: Senders,
     /// By identity of the address.
     members: BTreeMap<u32, Arc<[u32]>>,
 }
 
-/// Endpoints of this host that judge alike.
-type Alike = BTreeMap<(u32, Vec<u32>, Reachable), Vec<u32>>;
+/// What others know of how identities of this host are reached, those that are.
+#[derive(Debug, Default)]
+pub(super) struct Open {
+    of: Option<Arc<Announced>>,
+    by_identity: BTreeMap<u32, Reachable>,
+}
 
-/// What others know of how an identity of this host is reached; `None`: by its address.
+/// `None`: by its address. Otherwise by these protocols and ports.
 type Reachable = Option<BTreeSet<(u8, u16)>>;
 
-impl Across<'_> {
-    /// The ingress sets, by identity, that are not what they were without this.
-    pub(super) fn receiving(
+/// What is different in the ingress of one moment, kept from one compilation to the next.
+#[derive(Debug, Default)]
+pub(super) struct Receiving {
+    /// By identity of this host.
+    receivers: BTreeMap<u32, Receiver>,
+}
+
+/// Somebody of this host who is reached from elsewhere.
+#[derive(Debug)]
+struct Receiver {
+    judge: Arc<Judge>,
+    reachable: Reachable,
+    changed: Changed,
+}
+
+impl Behind {
+    /// Takes in identities that came; returns those of shared addresses.
+    pub fn follow<'i>(
         &mut self,
-        local: &BTreeMap<u32, [u32; 2]>,
-        behind: &mut Behind,
-    ) -> Result<BTreeMap<u32, u32>, CompileError> {
-        behind.update(self);
-        let mut alike = Alike::new();
-        let mut policies = BTreeSet::new();
-        for (number, reachable) in self.reachable() {
-            let Some(sets) = local.get(&number) else {
+        come: impl Iterator<Item = (&'i u32, &'i Arc<Identity>)>,
+        ground: &Ground<'_>,
+    ) -> BTreeSet<u32> {
+        let mut new = BTreeSet::new();
+        for (number, identity) in come {
+            let IdentitySubject::RemoteHost { sharing, .. } = &identity.subject else {
                 continue;
             };
-            let set = sets[Direction::Ingress as usize];
-            if set != ALLOW_ALL {
-                let (_, about) = self.policies_of(number);
-                policies.extend(about);
-                let key = (set, about.to_vec(), reachable);
-                alike.entry(key).or_default().push(number);
-            }
-        }
-        let matched = Matched::of(self.book, &policies, &behind.senders);
-        let mut sets = BTreeMap::new();
-        for ((set, policies, reachable), numbers) in alike {
-            let open = match reachable {
-                None => Ruling::everywhere(true),
-                Some(ports) => {
-                    let ports = ports.into_iter();
-                    let ports = ports.map(|(protocol, port)| (protocol, port, port, true));
-                    Ruling::new(false, ports.collect())
-                }
-            };
-            let different = self.let_in(set, &policies, &open, &matched, behind)?;
-            if !different.is_empty() {
-                let changed = self.changed(set, &different)?;
-                sets.extend(numbers.into_iter().map(|number| (number, changed)));
-            }
-        }
-        Ok(sets)
-    }
-
-    /// The entries of a set for shared addresses that are other ones, because of those behind.
-    fn let_in(
-        &mut self,
-        set: u32,
-        policies: &[u32],
-        open: &Ruling<bool>,
-        matched: &Matched,
-        behind: &Behind,
-    ) -> Result<BTreeMap<u32, PolicyEntry>, CompileError> {
-        let for_everybody = self.for_everybody(policies);
-        // By rules, so that the order does not depend on when somebody was first seen.
-        let mut senders: BTreeMap<Vec<u32>, Vec<u32>> = BTreeMap::new();
-        for sender in matched.senders(policies) {
-            let rules = matched.rules(policies, sender, &for_everybody);
-            senders.entry(rules).or_default().push(sender);
-        }
-        let mut kinds: HashMap<u32, usize> = HashMap::new();
-        let mut said = Vec::with_capacity(senders.len() + 1);
-        for (rules, senders) in senders {
-            kinds.extend(senders.into_iter().map(|sender| (sender, said.len())));
-            said.push(self.outcomes(policies, &rules));
-        }
-        let others = said.len();
-        said.push(self.outcomes(policies, &for_everybody));
-
-        let mut known: HashMap<(PolicyEntry, BTreeSet<usize>), Option<PolicyEntry>> =
-            HashMap::new();
-        let mut different = BTreeMap::new();
-        for (shared, members) in &behind.members {
-            let kinds = members
-                .iter()
-                .map(|m| kinds.get(m).copied().unwrap_or(others));
-            let kinds: BTreeSet<usize> = kinds.collect();
-            let (entry, own) = self.said_of(set, *shared);
-            if !own && kinds.iter().all(|kind| *kind == others) {
-                // As everybody of whom no rule speaks.
+            if sharing.is_empty() {
                 continue;
             }
-            let key = (entry, kinds);
-            let put = if let Some(put) = known.get(&key) {
-                *put
-            } else {
-                let some = key.1.iter().map(|kind| &said[*kind]);
-                let put = self.with_some(&entry, some, open)?;
-                known.insert(key, put);
-                put
-            };
-            if let Some(put) = put {
-                different.insert(*shared, put);
-            }
+            let members = sharing.iter().map(|subject| {
+                let prefixes = identity.prefixes.clone();
+                let seen = ground.known.identity_at(subject.clone(), prefixes);
+                self.senders.number(seen, ground.index)
+            });
+            self.members.insert(*number, members.collect());
+            new.insert(*number);
         }
-        Ok(different)
+        new
+    }
+}
+
+impl Open {
+    /// Returns the identities that are reached in another way than before.
+    pub fn follow(&mut self, ground: &Ground<'_>) -> Vec<u32> {
+        self.of.clone_from(&ground.inputs.elsewhere.own);
+        let now = self.find(ground);
+        let before = std::mem::replace(&mut self.by_identity, now);
+        let numbers: BTreeSet<&u32> = before.keys().chain(self.by_identity.keys()).collect();
+        let numbers = numbers.into_iter().copied();
+        numbers
+            .filter(|number| before.get(number) != self.by_identity.get(number))
+            .collect()
     }
 
-    /// An entry with what is let through for some of those behind an address at the ports that
-    /// are open to it; `None` where that is nothing more.
-    fn with_some<'r>(
-        &mut self,
-        entry: &PolicyEntry,
-        some: impl Iterator<Item = &'r Ruling<Outcome>>,
-        open: &Ruling<bool>,
-    ) -> Result<Option<PolicyEntry>, CompileError> {
-        let host = self.ruling(entry);
-        let keep = Ruling {
-            default: Pick::Keep(host.default),
-            differing: (host.differing.iter())
-                .map(|(protocol, first, last, said)| (*protocol, *first, *last, Pick::Keep(*said)))
-                .collect(),
-        };
-        let all = some.fold(keep.clone(), |all, one| all.with(one, allowed_by_either));
-        let both = all
-            .with(open, |pick, open| (pick, open))
-            .with(&keep, |(pick, open), keep| if open { pick } else { keep });
-        if both == keep {
-            return Ok(None);
-        }
-        self.entry(&both).map(Some)
+    /// Whether the others know the same of this node as in the last compilation.
+    pub fn is_of(&self, own: Option<&Arc<Announced>>) -> bool {
+        self.of.as_ref().map(Arc::as_ptr) == own.map(Arc::as_ptr)
     }
 
-    /// How the others reach the identities of this host, where they do.
-    fn reachable(&self) -> BTreeMap<u32, Reachable> {
+    fn find(&self, ground: &Ground<'_>) -> BTreeMap<u32, Reachable> {
         let mut reachable: BTreeMap<u32, Reachable> = BTreeMap::new();
-        let Some(own) = &self.inputs.elsewhere.own else {
+        let Some(own) = &self.of else {
             return reachable;
         };
         reachable.insert(identity::HOST, None);
-        for table in [&self.known.workloads, &self.known.attested] {
-            for (name, number) in table.iter() {
-                match own.0.get(name) {
-                    None => {}
-                    Some(Reached::ByAddress) => drop(reachable.insert(*number, None)),
-                    Some(Reached::ByPort(more)) => {
+        let known = ground.known;
+        for (name, reached) in &own.0 {
+            let numbers = [&known.workloads, &known.attested];
+            for number in numbers.into_iter().filter_map(|table| table.get(name)) {
+                match reached {
+                    Reached::ByAddress => drop(reachable.insert(*number, None)),
+                    Reached::ByPort(more) => {
                         let ports = reachable.entry(*number).or_insert(Some(BTreeSet::new()));
                         if let Some(ports) = ports {
                             ports.extend(more);
@@ -180,28 +126,191 @@ impl Across<'_> {
     }
 }
 
-impl Behind {
-    fn update(&mut self, across: &Across<'_>) {
-        self.senders.catch_up(across.index);
-        let known = across.known;
-        let mut before = std::mem::take(&mut self.members);
-        for (number, identity) in known.identities.iter() {
-            let IdentitySubject::RemoteHost { sharing, .. } = &identity.subject else {
-                continue;
+impl Receiving {
+    /// The set of an identity that is not what it was without this.
+    pub fn changed(&self, number: u32) -> Option<&Changed> {
+        self.receivers
+            .get(&number)
+            .map(|receiver| &receiver.changed)
+    }
+
+    /// By identity, every set that is not what it was without this.
+    pub fn into_changed(self) -> impl Iterator<Item = (u32, Changed)> {
+        let receivers = self.receivers.into_iter();
+        receivers.map(|(number, receiver)| (number, receiver.changed))
+    }
+
+    /// Takes in what is in force for an identity of this host without this; `None`: it is not
+    /// of this host any more. Returns whether all its entries are to be found anew.
+    pub fn follow(
+        &mut self,
+        site: &mut Site<'_, '_>,
+        number: u32,
+        now: Option<(u32, &Arc<Judge>)>,
+        open: &Open,
+    ) -> bool {
+        let now = now.filter(|(set, _)| *set != ALLOW_ALL);
+        let Some(((set, judge), reachable)) = now.zip(open.by_identity.get(&number)) else {
+            if let Some(gone) = self.receivers.remove(&number) {
+                gone.changed.end(site);
+            }
+            return false;
+        };
+        if let Some(known) = self.receivers.get_mut(&number) {
+            if known.changed.base == set
+                && known.judge.is_same(judge)
+                && known.reachable == *reachable
+            {
+                return false;
+            }
+            known.judge = Arc::clone(judge);
+            known.reachable.clone_from(reachable);
+            known.changed.start_over(set);
+        } else {
+            let receiver = Receiver {
+                judge: Arc::clone(judge),
+                reachable: reachable.clone(),
+                changed: Changed::new(set),
             };
-            if sharing.is_empty() {
+            self.receivers.insert(number, receiver);
+        }
+        true
+    }
+
+    /// Finds all entries of some anew, and those of `new` addresses for everybody, and the sets
+    /// that they are in. Returns whose sets they are.
+    pub fn make(
+        &mut self,
+        site: &mut Site<'_, '_>,
+        anew: &BTreeSet<u32>,
+        new: &BTreeSet<u32>,
+        behind: &Behind,
+    ) -> Result<BTreeSet<u32>, CompileError> {
+        let mut touched = BTreeSet::new();
+        let mut views: HashMap<(u32, Vec<u64>, Reachable), View> = HashMap::new();
+        // In the order of their numbers, so that new ones come out the same each time.
+        for (number, receiver) in &mut self.receivers {
+            let all = anew.contains(number);
+            if !all && new.is_empty() {
                 continue;
             }
-            let members = before.remove(number).unwrap_or_else(|| {
-                let members = sharing.iter().map(|subject| {
-                    let prefixes = identity.prefixes.clone();
-                    let seen = known.identity_at(subject.clone(), prefixes);
-                    self.senders.number(seen, across.index)
-                });
-                members.collect()
-            });
-            self.members.insert(*number, members);
+            let Receiver {
+                judge,
+                reachable,
+                changed,
+            } = receiver;
+            let (_, ids) = judge.key();
+            let view = views.entry((changed.base, ids, reachable.clone()));
+            let view = view.or_insert_with(|| View::new(site, judge, reachable, &behind.senders));
+            let mut is_different = all;
+            for (shared, members) in &behind.members {
+                if all || new.contains(shared) {
+                    site.builder.work.between += 1;
+                    let entry = view.entry(site, changed.base, *shared, members)?;
+                    is_different |= changed.say(*shared, entry);
+                }
+            }
+            if is_different {
+                changed.make(site)?;
+                touched.insert(*number);
+            }
         }
+        Ok(touched)
+    }
+}
+
+/// What some policies of ingress say of those behind shared addresses.
+struct View {
+    judge: Arc<Judge>,
+    open: Ruling<bool>,
+    /// What is said of some senders, and last of everybody of whom no rule speaks.
+    said: Vec<Ruling<Outcome>>,
+    /// By sender: place in `said`.
+    kinds: HashMap<u32, usize>,
+    /// By what is said without this, and by what is said of those behind.
+    entries: HashMap<(PolicyEntry, BTreeSet<usize>), Option<PolicyEntry>>,
+}
+
+impl View {
+    fn new(
+        site: &Site<'_, '_>,
+        judge: &Arc<Judge>,
+        reachable: &Reachable,
+        senders: &Senders,
+    ) -> Self {
+        let open = match reachable {
+            None => Ruling::everywhere(true),
+            Some(ports) => {
+                let ports = ports.iter();
+                let ports = ports.map(|(protocol, port)| (*protocol, *port, *port, true));
+                Ruling::new(false, ports.collect())
+            }
+        };
+        let book = judge.book();
+        let matched = Matched::of(&book, senders);
+        // By rules, so that the order does not depend on when somebody was first seen.
+        let mut by_rules: BTreeMap<Vec<u32>, Vec<u32>> = BTreeMap::new();
+        for sender in matched.senders() {
+            let rules = matched.rules(sender);
+            by_rules.entry(rules).or_default().push(sender);
+        }
+        let mut kinds: HashMap<u32, usize> = HashMap::new();
+        let mut said = Vec::with_capacity(by_rules.len() + 1);
+        for (rules, senders) in by_rules {
+            kinds.extend(senders.into_iter().map(|sender| (sender, said.len())));
+            said.push(site.outcomes(&book, &rules));
+        }
+        said.push(site.outcomes(&book, matched.for_everybody()));
+        Self {
+            judge: Arc::clone(judge),
+            open,
+            said,
+            kinds,
+            entries: HashMap::new(),
+        }
+    }
+
+    /// The entry of a set for a shared address, if it is another one because of those behind.
+    fn entry(
+        &mut self,
+        site: &mut Site<'_, '_>,
+        set: u32,
+        shared: u32,
+        members: &[u32],
+    ) -> Result<Option<PolicyEntry>, CompileError> {
+        let others = self.said.len() - 1;
+        let kinds = members.iter();
+        let kinds = kinds.map(|member| self.kinds.get(member).copied().unwrap_or(others));
+        let kinds: BTreeSet<usize> = kinds.collect();
+        let (entry, own) = site.said_of(set, shared);
+        if !own && kinds.iter().all(|kind| *kind == others) {
+            // As everybody of whom no rule speaks.
+            return Ok(None);
+        }
+        let key = (entry, kinds);
+        if let Some(known) = self.entries.get(&key) {
+            return Ok(*known);
+        }
+        let host = site.ruling(&entry);
+        let keep = Ruling {
+            default: Pick::Keep(host.default),
+            differing: (host.differing.iter())
+                .map(|(protocol, first, last, said)| (*protocol, *first, *last, Pick::Keep(*said)))
+                .collect(),
+        };
+        let some = key.1.iter().map(|kind| &self.said[*kind]);
+        let all = some.fold(keep.clone(), |all, one| all.with(one, allowed_by_either));
+        // Only at the ports that are open to those elsewhere.
+        let both = all
+            .with(&self.open, |pick, open| (pick, open))
+            .with(&keep, |(pick, open), keep| if open { pick } else { keep });
+        let put = if both == keep {
+            None
+        } else {
+            Some(site.entry(&self.judge.book(), &both)?)
+        };
+        self.entries.insert(key, put);
+        Ok(put)
     }
 }
 

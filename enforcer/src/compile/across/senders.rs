@@ -1,6 +1,6 @@
 //! Who may be behind what another host receives, and which rules are about them.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 
 use crate::compile::{
     image::Identity,
@@ -8,15 +8,28 @@ use crate::compile::{
     rules::{Rulebook, count},
 };
 
-/// Senders, each as policy sees it at the other end; by number.
+/// Senders, each as policy sees it at the other end; by number. They only grow, as the peers
+/// that they are held against do.
 #[derive(Debug, Default)]
-pub(in crate::compile) struct Senders {
-    identities: Vec<Identity>,
+pub(super) struct Senders {
+    all: Vec<Sender>,
     numbers: HashMap<Identity, u32>,
     /// By the peer of a rule that matches them.
     by_peer: HashMap<u32, Vec<u32>>,
     /// How many peers there were.
     peers: usize,
+    /// By peer, how many senders it matches that somebody holds.
+    held: HashMap<u32, usize>,
+    /// Peers that matched nobody who is held and do now, or the other way round.
+    turned: BTreeSet<u32>,
+}
+
+#[derive(Debug)]
+struct Sender {
+    identity: Identity,
+    /// Those that match it.
+    peers: Vec<u32>,
+    holders: usize,
 }
 
 impl Senders {
@@ -24,9 +37,16 @@ impl Senders {
     pub fn catch_up(&mut self, index: &PeerIndex) {
         for peer in self.peers..index.peers() {
             let peer = count(peer);
-            let all = (0_u32..).zip(&self.identities);
-            let matching = all.filter(|(_, identity)| index.is_peer(peer, identity));
-            let matching: Vec<u32> = matching.map(|(number, _)| number).collect();
+            let mut matching = Vec::new();
+            for (number, sender) in (0_u32..).zip(&mut self.all) {
+                if index.is_peer(peer, &sender.identity) {
+                    matching.push(number);
+                    sender.peers.push(peer);
+                    if sender.holders > 0 {
+                        *self.held.entry(peer).or_default() += 1;
+                    }
+                }
+            }
             if !matching.is_empty() {
                 self.by_peer.insert(peer, matching);
             }
@@ -39,60 +59,110 @@ impl Senders {
         if let Some(number) = self.numbers.get(&identity) {
             return *number;
         }
-        let number = count(self.identities.len());
+        let number = count(self.all.len());
         let peers: BTreeSet<u32> = index.matched_by_identity(&identity).collect();
-        for peer in peers {
-            self.by_peer.entry(peer).or_default().push(number);
+        for peer in &peers {
+            self.by_peer.entry(*peer).or_default().push(number);
         }
-        self.identities.push(identity.clone());
+        self.all.push(Sender {
+            identity: identity.clone(),
+            peers: peers.into_iter().collect(),
+            holders: 0,
+        });
         self.numbers.insert(identity, number);
         number
     }
-}
 
-/// Which rules of a book are about some sender in particular: by policy and sender, ascending.
-pub(super) struct Matched(HashMap<u32, BTreeMap<u32, Vec<u32>>>);
-
-impl Matched {
-    /// Of some policies.
-    pub fn of(book: &Rulebook, policies: &BTreeSet<u32>, senders: &Senders) -> Self {
-        let mut matched: HashMap<u32, BTreeMap<u32, Vec<u32>>> = HashMap::new();
-        for number in policies {
-            let policy = &book.policies[*number as usize];
-            for (rule, said) in (policy.first..).zip(&policy.says.rules) {
-                let peers = said.peers.iter().flatten();
-                for sender in peers.filter_map(|peer| senders.by_peer.get(peer)).flatten() {
-                    let of_sender = matched.entry(*number).or_default();
-                    let rules = of_sender.entry(*sender).or_default();
-                    // Another peer of the rule may have matched already.
-                    if rules.last() != Some(&rule) {
-                        rules.push(rule);
-                    }
+    /// Somebody is known to others as this sender.
+    pub fn hold(&mut self, number: u32) {
+        let sender = &mut self.all[number as usize];
+        sender.holders += 1;
+        if sender.holders == 1 {
+            for peer in &sender.peers {
+                let times = self.held.entry(*peer).or_default();
+                *times += 1;
+                if *times == 1 {
+                    self.turned.insert(*peer);
                 }
             }
         }
-        Self(matched)
     }
 
-    /// Whether a rule of one of these policies is about some sender.
-    pub fn is_about_some(&self, policies: &[u32]) -> bool {
-        policies.iter().any(|policy| self.0.contains_key(policy))
+    /// Takes back [`Senders::hold`].
+    pub fn release(&mut self, number: u32) {
+        let sender = &mut self.all[number as usize];
+        sender.holders -= 1;
+        if sender.holders == 0 {
+            for peer in &sender.peers {
+                let times = self.held.entry(*peer).or_default();
+                *times = times.saturating_sub(1);
+                if *times == 0 {
+                    self.held.remove(peer);
+                    self.turned.insert(*peer);
+                }
+            }
+        }
     }
 
-    /// Every sender that some rule of these policies is about.
-    pub fn senders(&self, policies: &[u32]) -> BTreeSet<u32> {
-        let of_policies = policies.iter().filter_map(|policy| self.0.get(policy));
-        of_policies.flat_map(BTreeMap::keys).copied().collect()
+    /// The peers that began or ceased to match somebody who is held since the last call.
+    pub fn turned(&mut self) -> BTreeSet<u32> {
+        std::mem::take(&mut self.turned)
     }
 
-    /// The rules of these policies that are about a sender, and those for everybody, ascending.
-    pub fn rules(&self, policies: &[u32], sender: u32, for_everybody: &[u32]) -> Vec<u32> {
-        let of_policies = policies.iter().filter_map(|policy| self.0.get(policy));
-        let own = of_policies
-            .filter_map(|senders| senders.get(&sender))
-            .flatten();
-        let mut rules: Vec<u32> = own.chain(for_everybody).copied().collect();
+    /// Whether one of these peers matches somebody who is held.
+    pub fn are_among(&self, mut peers: impl Iterator<Item = u32>) -> bool {
+        peers.any(|peer| self.held.contains_key(&peer))
+    }
+}
+
+/// Which rules of a book are about some sender in particular: by sender, ascending.
+pub(super) struct Matched {
+    by_sender: HashMap<u32, Vec<u32>>,
+    for_everybody: Vec<u32>,
+}
+
+impl Matched {
+    /// Of the rules of a book.
+    pub fn of(book: &Rulebook<'_>, senders: &Senders) -> Self {
+        let mut matched = Self {
+            by_sender: HashMap::new(),
+            for_everybody: Vec::new(),
+        };
+        for (number, rule) in book.rules() {
+            let Some(peers) = &rule.peers else {
+                matched.for_everybody.push(number);
+                continue;
+            };
+            for sender in peers
+                .iter()
+                .filter_map(|peer| senders.by_peer.get(peer))
+                .flatten()
+            {
+                let rules = matched.by_sender.entry(*sender).or_default();
+                // Another peer of the rule may have matched already.
+                if rules.last() != Some(&number) {
+                    rules.push(number);
+                }
+            }
+        }
+        matched
+    }
+
+    /// Every sender that some rule is about.
+    pub fn senders(&self) -> impl Iterator<Item = u32> {
+        self.by_sender.keys().copied()
+    }
+
+    /// The rules that are about a sender, and those for everybody, ascending.
+    pub fn rules(&self, sender: u32) -> Vec<u32> {
+        let own = self.by_sender.get(&sender).into_iter().flatten();
+        let mut rules: Vec<u32> = own.chain(&self.for_everybody).copied().collect();
         rules.sort_unstable();
         rules
+    }
+
+    /// The rules for everybody, ascending.
+    pub fn for_everybody(&self) -> &[u32] {
+        &self.for_everybody
     }
 }

@@ -5,193 +5,260 @@ use std::{
     sync::Arc,
 };
 
-use enforcer_common::{Action, Decision, Direction, identity, policy_key::PolicyEntry};
-use ipnet::IpNet;
+use enforcer_common::{Action, Decision, Direction, policy_key::PolicyEntry};
 
 use super::{
-    Across, Pick,
+    Changed, Judge, Pick, Site,
+    parties::{Parties, Party},
     ruling::Ruling,
-    senders::{Matched, Senders},
+    senders::Matched,
     strictness,
 };
 use crate::compile::{
-    image::{IdentitySubject, WorkloadName},
     limits::CompileError,
-    tiers::Outcome,
+    tiers::{Cause, Outcome},
 };
 
-/// An identity of this host.
-struct Party {
-    number: u32,
-    egress: u32,
-    /// As it may be seen elsewhere: the address tells prefixes of policy, and a host may have
-    /// several.
-    seen: BTreeSet<u32>,
-    /// As it is seen on this host.
-    here: u32,
+/// What is different in the egress of one moment, kept from one compilation to the next.
+#[derive(Debug, Default)]
+pub(super) struct Sending {
+    /// Those elsewhere whose ingress names somebody of this host.
+    destinations: BTreeMap<u32, Destination>,
+    /// By identity of this host.
+    pub changed: BTreeMap<u32, Changed>,
 }
 
-/// Those elsewhere of whom the same policies say who may come in.
-type Destinations = BTreeMap<(bool, Vec<u32>), Vec<u32>>;
+/// Somebody elsewhere.
+#[derive(Debug)]
+struct Destination {
+    judge: Arc<Judge>,
+    /// Whether this identity is also on this host.
+    is_local: bool,
+}
 
-impl Across<'_> {
-    /// The egress sets, by identity, that are not what they were without this.
-    pub(super) fn sending(
+/// Whose entries are found anew.
+#[derive(Default)]
+pub(super) struct Anew {
+    pub destinations: BTreeSet<u32>,
+    pub parties: BTreeSet<u32>,
+}
+
+impl Sending {
+    /// Takes in what is in force for an identity of this host without this; `None`: it is not
+    /// of this host any more. `seen`: others see it in another way than before.
+    pub fn follow(
         &mut self,
-        local: &BTreeMap<u32, [u32; 2]>,
-    ) -> Result<BTreeMap<u32, u32>, CompileError> {
-        let mut senders = Senders::default();
-        senders.catch_up(self.index);
-        let parties = self.parties(local, &mut senders);
-        let mut destinations = Destinations::new();
-        let mut policies = BTreeSet::new();
-        for number in self.known.elsewhere() {
-            let (is_host, about) = self.policies_of(*number);
-            policies.extend(about);
-            let same = destinations.entry((is_host, about.to_vec())).or_default();
-            same.push(*number);
+        site: &mut Site<'_, '_>,
+        number: u32,
+        set: Option<u32>,
+        seen: bool,
+        anew: &mut Anew,
+    ) {
+        let Some(set) = set else {
+            if let Some(gone) = self.changed.remove(&number) {
+                gone.end(site);
+            }
+            return;
+        };
+        match self.changed.get_mut(&number) {
+            Some(known) if known.base == set && !seen => return,
+            Some(known) => known.start_over(set),
+            None => drop(self.changed.insert(number, Changed::new(set))),
         }
-        let matched = Matched::of(self.book, &policies, &senders);
-        destinations.retain(|(_, policies), _| matched.is_about_some(policies));
+        anew.parties.insert(number);
+    }
 
-        let mut different: BTreeMap<u32, BTreeMap<u32, PolicyEntry>> = BTreeMap::new();
-        for ((is_host, policies), numbers) in &destinations {
-            let for_everybody = self.for_everybody(policies);
-            let mut said: HashMap<Vec<u32>, Arc<Ruling<Outcome>>> = HashMap::new();
-            let mut known: HashMap<(PolicyEntry, usize), Option<PolicyEntry>> = HashMap::new();
-            let mut kept = Vec::new();
-            for party in &parties {
-                let mut ingress = |across: &Self, seen: &BTreeSet<u32>| {
-                    let mut best: Option<Arc<Ruling<Outcome>>> = None;
-                    for sender in seen {
-                        let rules = matched.rules(policies, *sender, &for_everybody);
-                        let one = said.entry(rules).or_insert_with_key(|rules| {
-                            let ruling = across.outcomes(policies, rules);
-                            Arc::new(across.with_failsafe(ruling, *is_host))
-                        });
-                        best = Some(match best {
-                            Some(best) if !Arc::ptr_eq(&best, one) => {
-                                Arc::new(best.with(one, more_lenient))
-                            }
-                            _ => Arc::clone(one),
-                        });
-                    }
-                    best
-                };
-                let Some(elsewhere) = ingress(self, &party.seen) else {
+    /// Takes in who judges what comes to somebody; `None`: nobody elsewhere has this number.
+    pub fn judge(
+        &mut self,
+        number: u32,
+        judge: Option<&Arc<Judge>>,
+        is_local: bool,
+        parties: &Parties,
+        anew: &mut Anew,
+    ) {
+        let judge = judge.filter(|judge| {
+            let peers = judge.says.iter().flat_map(|says| says.peers());
+            parties.senders.are_among(peers)
+        });
+        let same = match (self.destinations.get(&number), judge) {
+            (None, None) => true,
+            (Some(known), Some(judge)) => known.is_local == is_local && known.judge.is_same(judge),
+            _ => false,
+        };
+        if same {
+            return;
+        }
+        anew.destinations.insert(number);
+        match judge {
+            Some(judge) => {
+                let judge = Arc::clone(judge);
+                self.destinations
+                    .insert(number, Destination { judge, is_local });
+            }
+            None => drop(self.destinations.remove(&number)),
+        }
+    }
+
+    /// Finds the entries of some anew, and the sets that they are in.
+    pub fn make(
+        &mut self,
+        site: &mut Site<'_, '_>,
+        parties: &Parties,
+        anew: &Anew,
+    ) -> Result<BTreeSet<u32>, CompileError> {
+        let mut touched = anew.parties.clone();
+        // In the order of their numbers, so that new ones come out the same each time.
+        let mut destinations = anew.destinations.clone();
+        if !anew.parties.is_empty() {
+            destinations.extend(self.destinations.keys());
+        }
+        let mut views: HashMap<(bool, Vec<u64>), View> = HashMap::new();
+        for number in destinations {
+            let destination = self.destinations.get(&number);
+            let mut view = destination.map(|destination| {
+                let judge = &destination.judge;
+                let view = views.entry(judge.key());
+                let view = view.or_insert_with(|| View::new(judge, parties));
+                (view, destination.is_local)
+            });
+            let all = anew.destinations.contains(&number);
+            let some = if all { None } else { Some(&anew.parties) };
+            for (party, seen) in parties.all() {
+                if some.is_some_and(|some| !some.contains(party)) {
+                    continue;
+                }
+                let Some(changed) = self.changed.get_mut(party) else {
                     continue;
                 };
-                // An identity that is also on this host is judged here as it is known here.
-                let here = ingress(self, &BTreeSet::from([party.here]));
-                let both = here.map(|here| Arc::new(elsewhere.with(&here, more_lenient)));
-                // Told apart by where they are, so they have to stay there.
-                kept.extend([Some(Arc::clone(&elsewhere)), both.clone()]);
-                for number in numbers {
-                    let ingress = match &both {
-                        Some(both) if self.known.is_local(*number) => both,
-                        _ => &elsewhere,
-                    };
-                    let (entry, _) = self.said_of(party.egress, *number);
-                    let key = (entry, Arc::as_ptr(ingress).addr());
-                    let put = if let Some(put) = known.get(&key) {
-                        *put
-                    } else {
-                        let put = self.with_ingress(&entry, ingress)?;
-                        known.insert(key, put);
-                        put
-                    };
-                    if let Some(put) = put {
-                        let of_party = different.entry(party.number).or_default();
-                        of_party.insert(*number, put);
+                let entry = match &mut view {
+                    Some((view, is_local)) => {
+                        site.builder.work.between += 1;
+                        let (entry, _) = site.said_of(changed.base, number);
+                        view.entry(site, (*party, seen), &entry, *is_local)?
                     }
+                    None => None,
+                };
+                if changed.say(number, entry) {
+                    touched.insert(*party);
                 }
             }
         }
-        let mut sets = BTreeMap::new();
-        for party in parties {
-            if let Some(different) = different.get(&party.number) {
-                sets.insert(party.number, self.changed(party.egress, different)?);
+        for party in &touched {
+            if let Some(changed) = self.changed.get_mut(party) {
+                changed.make(site)?;
             }
         }
-        Ok(sets)
+        Ok(touched)
+    }
+}
+
+/// What some policies of ingress say of those who send.
+struct View {
+    judge: Arc<Judge>,
+    matched: Matched,
+    /// By rules.
+    said: HashMap<Vec<u32>, Arc<Ruling<Outcome>>>,
+    /// Of those elsewhere, and of those of them who are also here.
+    of_party: HashMap<u32, [Arc<Ruling<Outcome>>; 2]>,
+    /// By what egress says, and by place in memory of what ingress does.
+    entries: HashMap<(PolicyEntry, usize), Option<PolicyEntry>>,
+}
+
+impl View {
+    fn new(judge: &Arc<Judge>, parties: &Parties) -> Self {
+        Self {
+            matched: Matched::of(&judge.book(), &parties.senders),
+            judge: Arc::clone(judge),
+            said: HashMap::new(),
+            of_party: HashMap::new(),
+            entries: HashMap::new(),
+        }
     }
 
-    fn parties(&self, local: &BTreeMap<u32, [u32; 2]>, senders: &mut Senders) -> Vec<Party> {
-        let host: BTreeSet<BTreeSet<IpNet>> = (self.inputs.host_addresses.iter())
-            .filter(|address| !address.is_loopback())
-            .map(|address| self.known.prefixes_around(IpNet::from(*address)))
-            .collect();
-        let mut own: HashMap<u32, BTreeSet<BTreeSet<IpNet>>> = HashMap::new();
-        for workload in &self.inputs.policy.workloads {
-            let name = WorkloadName {
-                namespace: workload.namespace.clone(),
-                name: workload.name.clone(),
-            };
-            let numbers = [&self.known.workloads, &self.known.attested];
-            for number in numbers.into_iter().filter_map(|table| table.get(&name)) {
-                let addresses = workload.addresses.iter().map(IpNet::trunc);
-                let around = addresses.map(|prefix| self.known.prefixes_around(prefix));
-                own.entry(*number).or_default().extend(around);
-            }
-        }
-        let mut parties = Vec::with_capacity(local.len());
-        for (number, sets) in local {
-            let Some(here) = self.known.identities.get(number) else {
-                continue;
-            };
-            let subject = if *number == identity::HOST {
-                IdentitySubject::remote_host(self.inputs.policy.node.labels.clone())
-            } else {
-                here.subject.clone().without_ports()
-            };
-            let mut prefixes = host.clone();
-            prefixes.extend(own.remove(number).unwrap_or_default());
-            if prefixes.is_empty() {
-                prefixes.insert(BTreeSet::new());
-            }
-            let seen = prefixes.into_iter().map(|prefixes| {
-                let identity = self.known.identity_at(subject.clone(), prefixes);
-                senders.number(identity, self.index)
-            });
-            parties.push(Party {
-                number: *number,
-                egress: sets[Direction::Egress as usize],
-                seen: seen.collect(),
-                here: senders.number((**here).clone(), self.index),
-            });
-        }
-        parties
-    }
-
-    /// What no policy of a host closes is open.
-    fn with_failsafe(&self, ruling: Ruling<Outcome>, is_host: bool) -> Ruling<Outcome> {
-        if !is_host {
-            return ruling;
-        }
-        let failsafe = self.inputs.policy.node.failsafe_in_force().iter();
-        let ingress = failsafe.filter(|f| f.direction == Direction::Ingress);
-        let ports: BTreeSet<_> = ingress.map(|f| (f.protocol, f.port)).collect();
-        let ports = ports.into_iter();
-        let open = ports.map(|(protocol, port)| (protocol, port, port, true));
-        let open = Ruling::new(false, open.collect());
-        ruling.with(&open, |(action, cause), open| {
-            (if open { Action::Allow } else { action }, cause)
-        })
-    }
-
-    /// An entry of egress with what ingress denies; `None` where that is nothing.
-    fn with_ingress(
+    /// An entry of egress with what ingress says of a party; `None` where that denies nothing
+    /// more.
+    fn entry(
         &mut self,
+        site: &mut Site<'_, '_>,
+        (number, party): (u32, &Party),
         egress: &PolicyEntry,
-        ingress: &Ruling<Outcome>,
+        is_local: bool,
     ) -> Result<Option<PolicyEntry>, CompileError> {
-        let both = self.ruling(egress).with(ingress, denied_by_either);
-        let instead = |pick: &Pick| matches!(pick, Pick::Instead(_));
-        if !instead(&both.default) && !both.differing.iter().any(|(.., pick)| instead(pick)) {
-            return Ok(None);
+        let known = self.of_party.get(&number).cloned();
+        let [elsewhere, both] = known.unwrap_or_else(|| self.of_party(site, number, party));
+        let ingress = if is_local { both } else { elsewhere };
+        // Told apart by where they are, and they stay there.
+        let key = (*egress, Arc::as_ptr(&ingress).addr());
+        if let Some(known) = self.entries.get(&key) {
+            return Ok(*known);
         }
-        self.entry(&both).map(Some)
+        let both = site.ruling(egress).with(&ingress, denied_by_either);
+        let instead = |pick: &Pick| matches!(pick, Pick::Instead(_));
+        let is_different =
+            instead(&both.default) || both.differing.iter().any(|(.., pick)| instead(pick));
+        let entry = if is_different {
+            Some(site.entry(&self.judge.book(), &both)?)
+        } else {
+            None
+        };
+        self.entries.insert(key, entry);
+        Ok(entry)
     }
+
+    fn of_party(
+        &mut self,
+        site: &Site<'_, '_>,
+        number: u32,
+        party: &Party,
+    ) -> [Arc<Ruling<Outcome>>; 2] {
+        let elsewhere = self.ingress(site, &party.seen);
+        // An identity that is also on this host is judged here as it is known here.
+        let here = self.ingress(site, &[party.here]);
+        let both = if Arc::ptr_eq(&elsewhere, &here) {
+            Arc::clone(&elsewhere)
+        } else {
+            Arc::new(elsewhere.with(&here, more_lenient))
+        };
+        let of_party = [elsewhere, both];
+        self.of_party.insert(number, of_party.clone());
+        of_party
+    }
+
+    /// What ingress says of somebody who is seen as one of these.
+    fn ingress(&mut self, site: &Site<'_, '_>, seen: &[u32]) -> Arc<Ruling<Outcome>> {
+        let mut best: Option<Arc<Ruling<Outcome>>> = None;
+        for sender in seen {
+            let rules = self.matched.rules(*sender);
+            let judge = &self.judge;
+            let one = self.said.entry(rules).or_insert_with_key(|rules| {
+                let ruling = site.outcomes(&judge.book(), rules);
+                Arc::new(with_failsafe(site, ruling, judge.is_host))
+            });
+            best = Some(match best {
+                Some(best) if !Arc::ptr_eq(&best, one) => Arc::new(best.with(one, more_lenient)),
+                _ => Arc::clone(one),
+            });
+        }
+        // Who is not seen at all is denied nothing; but everybody is seen in some way.
+        best.unwrap_or_else(|| Arc::new(Ruling::everywhere((Action::Allow, Cause::Default))))
+    }
+}
+
+/// What no policy of a host closes is open.
+fn with_failsafe(site: &Site<'_, '_>, ruling: Ruling<Outcome>, is_host: bool) -> Ruling<Outcome> {
+    if !is_host {
+        return ruling;
+    }
+    let failsafe = site.ground.inputs.policy.node.failsafe_in_force().iter();
+    let ingress = failsafe.filter(|f| f.direction == Direction::Ingress);
+    let ports: BTreeSet<_> = ingress.map(|f| (f.protocol, f.port)).collect();
+    let ports = ports.into_iter();
+    let open = ports.map(|(protocol, port)| (protocol, port, port, true));
+    let open = Ruling::new(false, open.collect());
+    ruling.with(&open, |(action, cause), open| {
+        (if open { Action::Allow } else { action }, cause)
+    })
 }
 
 /// The egress names what both deny.

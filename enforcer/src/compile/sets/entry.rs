@@ -10,6 +10,7 @@ use super::{SetBuilder, shortened};
 use crate::compile::{
     limits::CompileError,
     ranges,
+    rules::Rulebook,
     tables::in_order,
     tiers::{Cause, Ground, Matching, Outcome},
 };
@@ -18,15 +19,17 @@ impl SetBuilder<'_> {
     /// What these (ascending) rules say of a peer, by protocol and port.
     pub(super) fn entry(
         &mut self,
+        book: &Rulebook<'_>,
         rules: &[u32],
         ground: &Ground,
     ) -> Result<PolicyEntry, CompileError> {
-        let (default, differing) = self.outcomes(rules, ground);
-        let default = self.decision(default)?;
+        self.work.entries += 1;
+        let (default, differing) = Self::outcomes(book, rules, ground);
+        let default = self.decision(book, default)?;
         let decided = differing
             .into_iter()
             .map(|(protocol, first, last, outcome)| {
-                Ok((protocol, first, last, self.decision(outcome)?))
+                Ok((protocol, first, last, self.decision(book, outcome)?))
             });
         let differing = decided.collect::<Result<Vec<_>, CompileError>>()?;
         self.table(&differing, default)
@@ -35,27 +38,27 @@ impl SetBuilder<'_> {
     /// The outcome that holds where nothing else is said, and by protocol the ranges of ports
     /// (both ends inclusive, ascending) with another one.
     pub(in crate::compile) fn outcomes(
-        &self,
+        book: &Rulebook<'_>,
         rules: &[u32],
         ground: &Ground,
     ) -> (Outcome, Vec<(u8, u16, u16, Outcome)>) {
-        let book = self.book;
         let mut everywhere = Matching::default();
         let mut protocols = Vec::new();
         for number in rules {
-            let (_, rule) = book.rule(*number);
+            let rule = book.says(*number);
             if rule.all_ports {
                 everywhere.add(*number, rule.weight);
             } else {
                 protocols.extend(rule.ranges.iter().map(|(protocol, ..)| *protocol));
             }
         }
-        let default = self.named(everywhere.decide(ground));
+        let default = named(book, everywhere.decide(ground));
         protocols.sort_unstable();
         protocols.dedup();
         let mut differing = Vec::new();
         for protocol in protocols {
-            for (first, last, outcome) in self.by_port(rules, protocol, &everywhere, ground) {
+            for (first, last, outcome) in Self::by_port(book, rules, protocol, &everywhere, ground)
+            {
                 if outcome != default {
                     differing.push((protocol, first, last, outcome));
                 }
@@ -66,7 +69,7 @@ impl SetBuilder<'_> {
 
     /// Disjoint ranges that cover every port of a protocol, ascending, each with its outcome.
     fn by_port(
-        &self,
+        book: &Rulebook<'_>,
         rules: &[u32],
         protocol: u8,
         everywhere: &Matching,
@@ -75,7 +78,7 @@ impl SetBuilder<'_> {
         // (port, whether the rule begins there, rule)
         let mut edges: Vec<(u32, bool, u32)> = Vec::new();
         for number in rules {
-            let (_, rule) = self.book.rule(*number);
+            let rule = book.says(*number);
             if rule.all_ports {
                 continue;
             }
@@ -91,7 +94,7 @@ impl SetBuilder<'_> {
         let mut start = 0_u32;
         while start < 1 << 16 {
             while let Some((_, begins, number)) = edges.next_if(|(port, ..)| *port == start) {
-                let (_, rule) = self.book.rule(number);
+                let rule = book.says(number);
                 if begins {
                     matching.add(number, rule.weight);
                 } else {
@@ -99,7 +102,7 @@ impl SetBuilder<'_> {
                 }
             }
             let end = edges.peek().map_or(1 << 16, |(port, ..)| *port);
-            let outcome = self.named(matching.decide(ground));
+            let outcome = named(book, matching.decide(ground));
             let last = u16::try_from(end - 1).unwrap_or(u16::MAX);
             match ranges.last_mut() {
                 Some(previous) if previous.2 == outcome => previous.1 = last,
@@ -111,14 +114,6 @@ impl SetBuilder<'_> {
             start = end;
         }
         ranges
-    }
-
-    /// An outcome by the first number of its rule, so that equal outcomes are equal.
-    fn named(&self, (action, cause): Outcome) -> Outcome {
-        match cause {
-            Cause::Rule(rule) => (action, Cause::Rule(self.book.head(rule))),
-            other => (action, other),
-        }
     }
 
     /// Writes a port table and the entry that points to it.
@@ -153,7 +148,7 @@ impl SetBuilder<'_> {
             0
         } else {
             let table = self.numbers.table(&shortened(digest))?;
-            self.shelf.tables.entry(table).or_insert_with(|| {
+            self.contents.table(table, || {
                 let content = content.into_iter();
                 let content = content.map(|(key, decision)| (PortKey { table, ..key }, decision));
                 in_order(content.collect())
@@ -166,5 +161,13 @@ impl SetBuilder<'_> {
             lengths,
             rule,
         })
+    }
+}
+
+/// An outcome by the first number of its rule, so that equal outcomes are equal.
+fn named(book: &Rulebook<'_>, (action, cause): Outcome) -> Outcome {
+    match cause {
+        Cause::Rule(rule) => (action, Cause::Rule(book.head(rule))),
+        other => (action, other),
     }
 }
