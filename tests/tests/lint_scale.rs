@@ -69,8 +69,9 @@ fn cost(count: usize) -> (Duration, usize) {
     (processor_time().saturating_sub(start), findings.len())
 }
 
-/// Ten times the tree may cost twenty-five times as much; what grows with the square costs a
-/// hundred times as much.
+/// Twice the tree costs twice as much at most; what grows with the square costs four times as
+/// much. Both are so large that lints which give up after some effort do: below that they would
+/// hide all else.
 #[test]
 fn lints_of_a_large_tree_cost_in_proportion() {
     let full = if cfg!(debug_assertions) {
@@ -78,12 +79,12 @@ fn lints_of_a_large_tree_cost_in_proportion() {
     } else {
         10_000
     };
-    let (tenth, few) = cost(full / 10);
+    let (half, few) = cost(full / 2);
     let (whole, many) = cost(full);
     println!(
-        "{}: {tenth:?}, {few} findings; {full}: {whole:?}, {many} findings",
-        full / 10
+        "{}: {half:?}, {few} findings; {full}: {whole:?}, {many} findings",
+        full / 2
     );
     assert!(few > 0 && many > few);
-    assert!(whole < tenth * 25, "{tenth:?} and {whole:?}");
+    assert!(whole * 10 < half * 22, "{half:?} and {whole:?}");
 }
