@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use clap::{Args, ValueEnum};
 use serde_json::Value;
 
@@ -14,15 +14,13 @@ use super::{Exit, OutputFormat, run::CapacityArgs};
 use crate::{
     compile::{Inputs, Numbers, Subjects, compile},
     lint::{self, Finding, Severity, sarif},
-    observe::{
-        flow_lines::FlowLines,
-        record::{FlowRecord, StreamLine},
-    },
+    observe::record::FlowRecord,
     policy::{
         self, Code, PolicyErrors,
         model::{Moment, ResolvedPolicy},
     },
     reconcile::mode,
+    tools::flows::records::{self, Line},
 };
 
 /// Arguments of `check`.
@@ -154,14 +152,16 @@ fn check(args: &CheckArgs, shown: &str) -> anyhow::Result<Checked> {
 fn read_flows(path: &Path) -> anyhow::Result<Vec<FlowRecord>> {
     let file = File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
     let mut flows = Vec::new();
-    for (number, line) in (1..).zip(io::BufReader::new(FlowLines::new(file)).lines()) {
+    for (number, line) in (1..).zip(io::BufReader::new(file).lines()) {
         let at = || format!("cannot read line {number} of {}", path.display());
         let line = line.with_context(at)?;
         if line.trim().is_empty() {
             continue;
         }
-        if let StreamLine::Record(flow) = serde_json::from_str(&line).with_context(at)? {
-            flows.push(flow);
+        match records::parse(line.as_bytes()) {
+            Ok(Line::Record(flow)) => flows.push(*flow),
+            Ok(Line::Lost(_) | Line::OtherKind) => {}
+            Err(why) => return Err(anyhow!(why).context(at())),
         }
     }
     Ok(flows)

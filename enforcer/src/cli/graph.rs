@@ -7,7 +7,7 @@ use clap::{Args, ValueEnum};
 
 use super::{
     Exit, OutputFormat, output,
-    simulate::{read_flows, tell_bad},
+    simulate::tell_bad,
     tree_arg::{self, ModeArg},
 };
 use crate::{
@@ -78,7 +78,7 @@ pub fn run(args: &GraphArgs, format: OutputFormat) -> anyhow::Result<Exit> {
     };
     let mut flows = Flows::default();
     for path in &args.flows {
-        read_flows(&mut flows, path, args.strict)?;
+        flows.read(path, args.strict)?;
     }
     let wanted = Wanted {
         policy: shown != Shown::Flows,

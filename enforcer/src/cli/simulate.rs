@@ -1,9 +1,8 @@
 //! `enforcer simulate`.
 
 use std::{
-    fs::File,
     io::{self, Write},
-    path::{Path, PathBuf},
+    path::PathBuf,
 };
 
 use anyhow::Context;
@@ -17,7 +16,6 @@ use super::{
 };
 use crate::{
     compile::image::RuleDirection,
-    observe::flow_lines::FlowLines,
     policy::model::Moment,
     tools::{
         flows::{Bad, Flows, FlowsError},
@@ -42,23 +40,9 @@ impl FlowsArg {
     pub fn read(&self) -> Result<Flows, FlowsError> {
         let mut flows = Flows::default();
         for path in &self.flows {
-            read_flows(&mut flows, path, self.strict)?;
+            flows.read(path, self.strict)?;
         }
         Ok(flows)
-    }
-}
-
-/// Reads a file, `-` for standard input; what is not about flows is passed over.
-pub(super) fn read_flows(flows: &mut Flows, path: &Path, strict: bool) -> Result<(), FlowsError> {
-    let io = |source| FlowsError::Io {
-        path: path.to_owned(),
-        source,
-    };
-    if path == Path::new("-") {
-        flows.read_from(FlowLines::new(io::stdin()), path, strict)
-    } else {
-        let file = File::open(path).map_err(io)?;
-        flows.read_from(FlowLines::new(file), path, strict)
     }
 }
 

@@ -7,7 +7,6 @@ pub mod context;
 pub mod decode;
 pub mod enrich;
 pub mod filter;
-pub mod flow_lines;
 pub mod history;
 mod names_elsewhere;
 pub mod names_here;

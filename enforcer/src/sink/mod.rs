@@ -1,6 +1,6 @@
-//! Where flow records and security events go when they leave the daemon. Each sink has a bounded queue and a
-//! thread of its own: a carrier that is slow or broken costs records, counted by cause, and
-//! never holds up anything else.
+//! Where flow records and security events go when they leave the daemon. Each sink has a bounded
+//! queue and a thread of its own: a carrier that is slow or broken costs records, counted by
+//! cause, and never holds up anything else.
 
 pub mod entry;
 pub mod file;

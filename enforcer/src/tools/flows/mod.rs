@@ -129,6 +129,8 @@ pub enum PassedOver {
     Incomplete,
     /// Records that a reader was too slow for (`{"lost": N}`).
     Lost,
+    /// It is a security event (or of a kind that is not known), not a flow.
+    SecurityEvent,
     /// The capture does not have the flow's beginning, so who opened it is not known.
     BegunBefore,
     /// Packets of a capture that are no IP.
@@ -144,6 +146,7 @@ impl PassedOver {
             Self::NotByPolicy => "not decided by policy",
             Self::Incomplete => "without protocol or address",
             Self::Lost => "lost before they were written",
+            Self::SecurityEvent => "security events",
             Self::BegunBefore => "of flows that began before the capture",
             Self::NotIp => "no IP packets",
             Self::Accompanying => "replies, errors and fragments",

@@ -44,6 +44,7 @@ pub(super) fn read(
         }
         match parse(&line) {
             Ok(Line::Record(record)) => flows.record(&record),
+            Ok(Line::OtherKind) => flows.pass_over(PassedOver::SecurityEvent, 1),
             Ok(Line::Lost(lost)) => flows.pass_over(PassedOver::Lost, lost),
             Err(why) => refuse(flows, &why)?,
         }
@@ -67,9 +68,14 @@ fn skip_line(input: &mut dyn BufRead) -> std::io::Result<()> {
     }
 }
 
-enum Line {
+/// A line of a flow log.
+pub(crate) enum Line {
+    /// About a flow.
     Record(Box<FlowRecord>),
+    /// So many records went by that a reader was too slow for.
     Lost(u64),
+    /// Not about a flow.
+    OtherKind,
 }
 
 /// What every line of ours has.
@@ -79,9 +85,13 @@ struct Head {
     version: Option<u32>,
     #[serde(default)]
     lost: Option<u64>,
+    /// Flow records have none.
+    #[serde(default)]
+    kind: Option<String>,
 }
 
-fn parse(line: &[u8]) -> Result<Line, String> {
+/// Reads a line, or says why it is none.
+pub(crate) fn parse(line: &[u8]) -> Result<Line, String> {
     match serde_json::from_slice::<FlowRecord>(line) {
         Ok(record) if record.version <= RECORD_VERSION => Ok(Line::Record(Box::new(record))),
         Ok(record) => Err(unknown_version(record.version)),
@@ -89,6 +99,7 @@ fn parse(line: &[u8]) -> Result<Line, String> {
             Ok(Head {
                 lost: Some(lost), ..
             }) => Ok(Line::Lost(lost)),
+            Ok(Head { kind: Some(_), .. }) => Ok(Line::OtherKind),
             Ok(Head {
                 version: Some(version),
                 ..
@@ -105,7 +116,10 @@ fn unknown_version(version: u32) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::observe::fixtures;
+    use crate::{
+        identity::attest::journal::{EventKind, SecurityEvent},
+        observe::fixtures,
+    };
 
     fn read_text(text: &str, strict: bool) -> Result<Flows, FlowsError> {
         let mut flows = Flows::default();
@@ -117,19 +131,22 @@ mod tests {
     fn bad_lines_are_counted_with_their_number() {
         let good = serde_json::to_string(&fixtures::record()).unwrap();
         let newer = good.replacen("\"version\":1", "\"version\":9", 1);
+        let event = SecurityEvent::new(EventKind::Refuse, "expired", "x");
+        let event = serde_json::to_string(&event).unwrap();
         let long = "x".repeat(3 << 20);
-        let text = format!("{good}\n\n{{\"lost\":7}}\n{{torn\n{newer}\n{long}\n{good}");
+        let text = format!("{good}\n\n{{\"lost\":7}}\n{event}\n{{torn\n{newer}\n{long}\n{good}");
         let flows = read_text(&text, false).unwrap();
         let (tally, rule) = flows.seen.values().next().unwrap();
         assert_eq!((flows.seen.len(), tally.records), (1, 2));
         assert_eq!(rule.as_ref().unwrap().policy, "db");
         assert_eq!(flows.passed_over[&PassedOver::Lost], 7);
+        assert_eq!(flows.passed_over[&PassedOver::SecurityEvent], 1);
         assert_eq!(flows.bad.count, 3);
-        assert!(flows.bad.first[0].starts_with("f:4: no flow record"));
-        assert!(flows.bad.first[1].starts_with("f:5: a record of version 9"));
-        assert!(flows.bad.first[2].starts_with("f:6: longer"));
+        assert!(flows.bad.first[0].starts_with("f:5: no flow record"));
+        assert!(flows.bad.first[1].starts_with("f:6: a record of version 9"));
+        assert!(flows.bad.first[2].starts_with("f:7: longer"));
         let error = read_text(&text, true).unwrap_err();
-        assert!(error.to_string().starts_with("f:4:"));
+        assert!(error.to_string().starts_with("f:5:"));
     }
 
     #[test]
