@@ -116,6 +116,8 @@ pub struct Revoked {
     serials: BTreeSet<Serial>,
     /// What a file says, which is read apart.
     pub file: Arc<RevocationFile>,
+    /// What the identity provider says.
+    pub provided: Arc<RevocationFile>,
 }
 
 /// What a file of revoked certificates says.
@@ -130,7 +132,7 @@ impl Revoked {
     pub fn of(serials: impl IntoIterator<Item = Serial>) -> Self {
         Self {
             serials: serials.into_iter().collect(),
-            file: Arc::default(),
+            ..Self::default()
         }
     }
 
@@ -179,11 +181,12 @@ impl Revoked {
 
     /// Whether a serial number is listed by itself.
     pub fn has(&self, serial: &Serial) -> bool {
-        self.serials.contains(serial) || self.file.serials.contains(serial)
+        let lists = [&self.serials, &self.file.serials, &self.provided.serials];
+        lists.iter().any(|serials| serials.contains(serial))
     }
 
     /// The CRLs.
-    pub fn lists(&self) -> &[CertRevocationList<'static>] {
-        &self.file.lists
+    pub fn lists(&self) -> Vec<&CertRevocationList<'static>> {
+        self.file.lists.iter().chain(&self.provided.lists).collect()
     }
 }

@@ -5,7 +5,7 @@
 //! which inotify tells nothing.
 //!
 //! Where the own SVID comes from a provider, so do the bundles of the trust domains that have no
-//! document of their own.
+//! document of their own, or one that names no bundle.
 //!
 //! A file that cannot be understood leaves what was read before in force, with a note; so does
 //! a missing list of what is revoked. A missing bundle is a bundle that was removed: nobody of
@@ -98,9 +98,15 @@ impl FileSource {
     pub fn read(&mut self, domains: &[Arc<TrustDomainSettings>]) -> Material {
         let mut notes = Vec::new();
         let mut known = BTreeMap::new();
+        let watch = self.provider.as_mut();
+        let provided = watch.map(|watch| watch.borrow_and_update().clone());
         for domain in domains {
             let before = self.known.get(&domain.name);
-            let (trusted, wrong) = read_domain(domain, before.map(AsRef::as_ref));
+            let theirs = provided
+                .as_ref()
+                .and_then(|it| it.domains.get(&domain.name));
+            let theirs = theirs.map(AsRef::as_ref);
+            let (trusted, wrong) = read_domain(domain, theirs, before.map(AsRef::as_ref));
             notes.extend(
                 wrong.into_iter().map(|what| {
                     format!("trust domain {} ({}): {what}", domain.name, domain.origin)
@@ -111,13 +117,12 @@ impl FileSource {
             }
         }
         self.known.clone_from(&known);
-        if let Some(provider) = &mut self.provider {
-            let provided = provider.borrow_and_update().clone();
-            // What a document says of a domain is what the operator says.
-            for (domain, trusted) in &provided.domains {
-                let known = known.entry(domain.clone());
-                known.or_insert_with(|| trusted.clone());
-            }
+        if let Some(provided) = provided {
+            // Of a domain that has a document, the operator has said on which ground it is
+            // believed: also that it is not, by taking a bundle away.
+            let declared = |name: &TrustDomain| domains.iter().any(|domain| domain.name == *name);
+            let theirs = provided.domains.iter().filter(|(name, _)| !declared(name));
+            known.extend(theirs.map(|(name, trusted)| (name.clone(), trusted.clone())));
             notes.extend(provided.note.clone());
             self.last.own.clone_from(&provided.own);
         }
@@ -237,13 +242,27 @@ impl Sight {
     }
 }
 
-/// What is believed of a domain, if anything, and what is wrong.
+/// What is believed of a domain, if anything, and what is wrong. `provided`: what an identity
+/// provider says of it.
 fn read_domain(
     domain: &TrustDomainSettings,
+    provided: Option<&Trusted>,
     before: Option<&Trusted>,
 ) -> (Option<Trusted>, Vec<String>) {
     let mut wrong = Vec::new();
+    let mut revoked = Revoked::of(domain.revoked.iter().cloned());
+    let mut unknown_revoked = None;
     let bundle = match &domain.bundle {
+        BundleSource::Provider => {
+            let Some(theirs) = provided else {
+                let what = "it names no bundle, and there is none from an identity provider";
+                wrong.push(format!("{what}: nobody of it is believed"));
+                return (None, wrong);
+            };
+            revoked.provided = theirs.revoked.file.clone();
+            unknown_revoked.clone_from(&theirs.unknown_revoked);
+            Ok(theirs.bundle.clone())
+        }
         BundleSource::Inline(text) => Bundle::from_pem(text.as_bytes()).map_err(|e| e.to_string()),
         BundleSource::File(path) => match read_file(path) {
             Ok(bytes) => Bundle::from_pem(&bytes)
@@ -269,8 +288,6 @@ fn read_domain(
             return (None, wrong);
         }
     };
-    let mut revoked = Revoked::of(domain.revoked.iter().cloned());
-    let mut unknown_revoked = None;
     if let Some(path) = &domain.revoked_file {
         let read = read_file(path)
             .map_err(|e| e.to_string())
@@ -345,9 +362,15 @@ fn read_file(path: &Path) -> std::io::Result<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
     use crate::{
-        identity::fixtures::{Ca, ca_params, leaf_params},
+        identity::{
+            fixtures::{Ca, ca_params, leaf_params},
+            serial::Serial,
+            svid::Svid,
+        },
         policy::model::Origin,
     };
 
@@ -451,16 +474,75 @@ mod tests {
             known[&domain("example.org")].bundle,
             trusted(&declared).bundle
         );
-        // It does not count as read from a file.
+        // A bundle that was taken away is not that of the provider.
         fs::remove_file(folder.path().join("bundle.pem")).unwrap();
         let known = source.read(&domains).trust;
-        assert_eq!(
-            known.domains()[&domain("example.org")].bundle,
-            trusted(&provided).bundle
-        );
+        assert!(!known.domains().contains_key(&domain("example.org")));
         sender.send_replace(Arc::default());
         let material = source.read(&domains);
         assert!(material.own.is_none() && material.trust.domains().is_empty());
+    }
+
+    #[test]
+    fn what_a_document_revokes_of_a_provided_domain() {
+        use crate::identity::workload_api::{
+            client::{self, Provided},
+            memory::Memory,
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let root = Ca::root(ca_params("root"));
+        let (leaf, _) = root.issue(&leaf_params(&["spiffe://example.org/web"]));
+        let chain = [leaf];
+        let serial = Svid::parse(&chain, Usage::Client).unwrap().serial().clone();
+        let document = |revoked: BTreeSet<Serial>, revoked_file| {
+            let mut domains = settings(folder.path());
+            let domain = Arc::get_mut(&mut domains[0]).unwrap();
+            domain.bundle = BundleSource::Provider;
+            (domain.revoked, domain.revoked_file) = (revoked, revoked_file);
+            domains
+        };
+        let code = |source: &mut FileSource, domains: &[Arc<TrustDomainSettings>]| {
+            let material = source.read(domains);
+            let now = rustls_pki_types::UnixTime::now();
+            let result = material.trust.verify(&chain, Usage::Client, now);
+            (
+                result.map_or_else(|e| e.code(), |_| "good"),
+                material.notes.len(),
+            )
+        };
+        let listed = document([serial.clone()].into(), None);
+        let none = document(BTreeSet::new(), None);
+        let mut alone = FileSource::new(None, Usage::Server);
+        assert_eq!(code(&mut alone, &none), ("unknown-domain", 1));
+
+        let (sender, receiver) = client::channel(&Memory::new(folder.path()));
+        let mut source = FileSource::of_provider(receiver, Usage::Server);
+        assert_eq!(code(&mut source, &none), ("unknown-domain", 1));
+        let provide = |revoked: &str, unknown_revoked: Option<&str>| {
+            let mut theirs = Revoked::default();
+            theirs.file = Arc::new(Revoked::read(revoked.as_bytes()).unwrap());
+            let trusted = Trusted {
+                bundle: Bundle::from_der(vec![root.certificate.clone()]).unwrap(),
+                revoked: theirs,
+                unknown_revoked: unknown_revoked.map(str::to_owned),
+            };
+            sender.send_replace(Arc::new(Provided {
+                domains: [("example.org".parse().unwrap(), Arc::new(trusted))].into(),
+                ..Provided::default()
+            }));
+        };
+        provide("", None);
+        assert_eq!(code(&mut source, &none), ("good", 0));
+        assert_eq!(code(&mut source, &listed), ("revoked", 0));
+        let file = folder.path().join("revoked");
+        fs::write(&file, format!("{serial}\n")).unwrap();
+        let in_file = document(BTreeSet::new(), Some(file));
+        assert_eq!(code(&mut source, &in_file), ("revoked", 0));
+        // What the provider revokes stays revoked beside it.
+        provide(&format!("{serial}\n"), None);
+        assert_eq!(code(&mut source, &none), ("revoked", 0));
+        provide("", Some("it has run out"));
+        assert_eq!(code(&mut source, &none), ("revocation-list", 0));
     }
 
     #[test]

@@ -78,7 +78,7 @@ impl Trust {
             return Err(Refusal::NoCertificate);
         };
         let leaf = EndEntityCert::try_from(leaf).map_err(|e| refusal(&e, svid))?;
-        let lists: Vec<_> = trusted.revoked.lists().iter().collect();
+        let lists = trusted.revoked.lists();
         let revocation = RevocationOptionsBuilder::new(&lists).ok().map(|options| {
             options
                 .with_depth(RevocationCheckDepth::Chain)

@@ -40,6 +40,10 @@ impl Reader<'_> {
                 self.error(Code::BadTrustDomain, node.at, message, "keep one of them");
                 None
             }
+            // What is revoked may be said of a domain whose roots come from elsewhere.
+            (None, None) if spec.find("revoked").or(spec.find("revokedFile")).is_some() => {
+                Some(BundleSource::Provider)
+            }
             (None, None) => {
                 self.required(&spec, "bundleFile", what, help);
                 None

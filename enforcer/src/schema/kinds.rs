@@ -75,7 +75,9 @@ fn trust_domain() -> Value {
         }),
         &[],
     );
-    spec["oneOf"] = json!([{ "required": ["bundle"] }, { "required": ["bundleFile"] }]);
+    let one_of = ["bundle", "bundleFile", "revoked", "revokedFile"];
+    spec["anyOf"] = one_of.map(|field| json!({ "required": [field] })).into();
+    spec["not"] = json!({ "required": ["bundle", "bundleFile"] });
     kind(
         "TrustDomain",
         "A SPIFFE trust domain whose X.509-SVIDs are believed.",

@@ -27,4 +27,6 @@ pub enum BundleSource {
     Inline(String),
     /// In a file, which is watched.
     File(PathBuf),
+    /// The identity provider has them.
+    Provider,
 }
