@@ -34,6 +34,9 @@ const MEMORY_MIB: u32 = 3072;
 /// qemu 7.2 translates cmpxchg16b wrongly under 6.12 (the slab gets corrupted), so the guest
 /// does without that instruction.
 const CPU: &str = "max,cx16=off";
+/// How often the machine is started. Emulated, a kernel that patches its own code while it boots
+/// now and then runs what it patched half ("Oops: int3"); nothing of ours has begun then.
+const BOOTS: u32 = 3;
 /// How long the guest may run.
 const TIME_LIMIT: Duration = Duration::from_mins(20);
 /// The line on the console after which the script's output follows; firmware talks before.
@@ -141,11 +144,20 @@ impl<'kernel> Machine<'kernel> {
         fs::create_dir_all(&sockets)?;
         let ended = (|| {
             let modules = self.kernel.modules();
-            let shares = [
-                Share::start("host", Path::new("/"), &sockets, scratch)?,
-                Share::start("modules", &modules, &sockets, scratch)?,
-            ];
-            watch(&mut self.qemu(&initrd, &shares)?)
+            for _ in 0..BOOTS {
+                let shares = [
+                    Share::start("host", Path::new("/"), &sockets, scratch)?,
+                    Share::start("modules", &modules, &sockets, scratch)?,
+                ];
+                if let Some(ended) = watch(&mut self.qemu(&initrd, &shares)?)? {
+                    return Ok(ended);
+                }
+                step::say("the machine did not boot");
+                for share in &shares {
+                    let _ = fs::remove_file(&share.socket);
+                }
+            }
+            bail!("the machine did not boot, {BOOTS} times")
         })();
         fs::remove_dir_all(&sockets)?;
         ended.with_context(|| format!("the machine's logs are in {}", scratch.display()))
@@ -301,8 +313,9 @@ impl Drop for Share {
     }
 }
 
-/// Runs qemu to its end, passes the console on, and reads the exit code from it.
-fn watch(qemu: &mut Command) -> Result<Ended> {
+/// Runs qemu to its end, passes the console on, and reads the exit code from it. `None`: it ended
+/// before the script began.
+fn watch(qemu: &mut Command) -> Result<Option<Ended>> {
     let mut child = qemu
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -359,13 +372,16 @@ fn watch(qemu: &mut Command) -> Result<Ended> {
     child.wait()?;
     // The channel is closed, so the reader has ended.
     let _ = reader.join();
+    if let Some(held_back) = boot {
+        // It may say why.
+        eprint!("{held_back}");
+        return Ok(None);
+    }
     let Some(code) = exit_code else {
-        // What was held back may say why.
-        eprint!("{}", boot.unwrap_or_default());
         bail!("the machine ended without an exit code (a kernel panic?)");
     };
     ended.exit_code = code;
-    Ok(ended)
+    Ok(Some(ended))
 }
 
 /// The content of a module file, which distributions compress in different ways.
