@@ -146,6 +146,11 @@ impl Scene {
     }
 
     fn store_is(&self, from: &Place, expect: Expect) -> Result<()> {
+        // Its cgroup is made after the daemon's start, and is nobody's until it is enrolled.
+        let deadline = Instant::now() + patient(Duration::from_secs(10));
+        while self.assurance("store").is_err() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(50));
+        }
         let store = self.shop.web.ip(false);
         from.expect(FlowProtocol::Tcp, store, 7000, expect)?;
         Ok(())
