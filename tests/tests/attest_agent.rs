@@ -9,13 +9,12 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use enforcer::api::status::EndpointStatus;
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
 use tests::lab::{
-    Daemon, Expect, FlowProtocol, Lab, Place, patient,
+    Daemon, Expect, FlowProtocol, Lab, Place, Process, patient,
     pki::{Identity, Pki, trust_domain},
     place::program,
     shop::Shop,
@@ -114,43 +113,25 @@ impl Scene {
         &self.shop.web.place
     }
 
-    fn assurance(&self, name: &str) -> Result<String> {
-        let endpoints: Vec<EndpointStatus> = self.daemon.ask_json(&["endpoints"])?;
-        let endpoint = endpoints.iter().find(|e| e.name == name);
-        let endpoint = endpoint.with_context(|| format!("{name} has no endpoint"))?;
-        Ok(endpoint.assurance.name().to_owned())
-    }
-
     /// Serial number of the certificate that is bound there.
     fn serial(&self, name: &str) -> Result<String> {
-        let endpoints: Vec<EndpointStatus> = self.daemon.ask_json(&["endpoints"])?;
-        let endpoint = endpoints.into_iter().find(|e| e.name == name);
-        let attested = endpoint.and_then(|endpoint| endpoint.attested);
+        let attested = self
+            .daemon
+            .endpoint(name)?
+            .and_then(|endpoint| endpoint.attested);
         Ok(attested
             .with_context(|| format!("{name} is not attested"))?
             .serial)
     }
 
-    fn wait_for(&self, name: &str, wanted: &str) -> Result<()> {
-        let deadline = Instant::now() + patient(Duration::from_secs(10));
-        while self.assurance(name)? != wanted {
-            let log = || self.daemon.log();
-            ensure!(
-                Instant::now() < deadline,
-                "{name} is not {wanted}: {}",
-                log()
-            );
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        Ok(())
+    /// The store, which runs from now on, and is an endpoint when this returns.
+    fn serve_store(&self) -> Result<Process> {
+        let server = self.shop.front.place("/shop/store")?.serve(&[7000], &[])?;
+        self.daemon.wait_for_endpoint("store", true)?;
+        Ok(server)
     }
 
     fn store_is(&self, from: &Place, expect: Expect) -> Result<()> {
-        // Its cgroup is made after the daemon's start, and is nobody's until it is enrolled.
-        let deadline = Instant::now() + patient(Duration::from_secs(10));
-        while self.assurance("store").is_err() && Instant::now() < deadline {
-            std::thread::sleep(Duration::from_millis(50));
-        }
         let store = self.shop.web.ip(false);
         from.expect(FlowProtocol::Tcp, store, 7000, expect)?;
         Ok(())
@@ -215,7 +196,7 @@ impl Drop for Agent {
 #[test]
 fn the_agent_says_when_it_is_ready_and_renews_before_a_lease_ends() -> Result<()> {
     let scene = Scene::new()?;
-    let _server = scene.shop.front.place("/shop/store")?.serve(&[7000], &[])?;
+    let _server = scene.serve_store()?;
     let identity = scene.pki.issue("web", &[])?;
     scene.store_is(scene.web(), Expect::Denied)?;
     let mut agent = Agent::start(&scene, &identity, &["--lease", "4s"])?;
@@ -237,12 +218,12 @@ fn the_agent_says_when_it_is_ready_and_renews_before_a_lease_ends() -> Result<()
             told.starts_with("STATUS=spiffe://example.org/web"),
             "{told}"
         );
-        ensure!(scene.assurance("web")? == "attested");
+        ensure!(scene.daemon.assurance("web")? == "attested");
     }
     held.ensure_alive()?;
     // Asked to stop, it takes its proof back.
     agent.terminate()?;
-    scene.wait_for("web", "kernel")?;
+    scene.daemon.wait_for_assurance("web", "kernel")?;
     held.wait_for_death(Duration::from_secs(10))?;
     scene.store_is(scene.web(), Expect::Denied)?;
     Ok(())
@@ -251,7 +232,7 @@ fn the_agent_says_when_it_is_ready_and_renews_before_a_lease_ends() -> Result<()
 #[test]
 fn the_agent_takes_new_files_up_without_a_gap() -> Result<()> {
     let scene = Scene::new()?;
-    let _server = scene.shop.front.place("/shop/store")?.serve(&[7000], &[])?;
+    let _server = scene.serve_store()?;
     let identity = scene.pki.issue("web", &[])?;
     let old = identity.serial()?;
     let mut agent = Agent::start(&scene, &identity, &["--keep"])?;
@@ -270,10 +251,10 @@ fn the_agent_takes_new_files_up_without_a_gap() -> Result<()> {
     scene.tree.write("trust.yaml", &revoked)?;
     std::thread::sleep(Duration::from_secs(2));
     held.ensure_alive()?;
-    ensure!(scene.assurance("web")? == "attested");
+    ensure!(scene.daemon.assurance("web")? == "attested");
     // Told to leave the proof to its lease.
     agent.terminate()?;
-    ensure!(scene.assurance("web")? == "attested");
+    ensure!(scene.daemon.assurance("web")? == "attested");
     scene.store_is(scene.web(), Expect::Open)?;
     Ok(())
 }
@@ -281,7 +262,7 @@ fn the_agent_takes_new_files_up_without_a_gap() -> Result<()> {
 #[test]
 fn the_agent_follows_the_workload_api_without_a_gap() -> Result<()> {
     let scene = Scene::with_workload_api(&["--svid-lifetime", "10s"])?;
-    let _server = scene.shop.front.place("/shop/store")?.serve(&[7000], &[])?;
+    let _server = scene.serve_store()?;
     scene.store_is(scene.web(), Expect::Denied)?;
     let command = scene.attest_from_api(scene.web())?;
     let mut agent = Agent::start_command(&scene, command)?;
@@ -302,7 +283,7 @@ fn the_agent_follows_the_workload_api_without_a_gap() -> Result<()> {
     }
     held.ensure_alive()?;
     agent.terminate()?;
-    scene.wait_for("web", "kernel")?;
+    scene.daemon.wait_for_assurance("web", "kernel")?;
     held.wait_for_death(Duration::from_secs(10))?;
     Ok(())
 }
@@ -311,7 +292,7 @@ fn the_agent_follows_the_workload_api_without_a_gap() -> Result<()> {
 fn what_a_new_root_signs_is_proven_with_at_once() -> Result<()> {
     // The lease alone would ask for nothing new for half an hour.
     let scene = Scene::with_workload_api(&["--svid-lifetime", "1h"])?;
-    let _server = scene.shop.front.place("/shop/store")?.serve(&[7000], &[])?;
+    let _server = scene.serve_store()?;
     let command = scene.attest_from_api(scene.web())?;
     let agent = Agent::start_command(&scene, command)?;
     agent.hears(Duration::from_secs(20))?;
@@ -333,7 +314,7 @@ fn what_a_new_root_signs_is_proven_with_at_once() -> Result<()> {
     scene.pki.ca(&["rotate", "--retire"])?;
     std::thread::sleep(Duration::from_secs(2));
     held.ensure_alive()?;
-    ensure!(scene.assurance("web")? == "attested");
+    ensure!(scene.daemon.assurance("web")? == "attested");
     Ok(())
 }
 
@@ -351,14 +332,14 @@ fn whom_the_workload_api_does_not_know_is_told_so() -> Result<()> {
     ensure!(scene.refused("no-certificate")? == 0);
     let output = once(scene.web())?;
     ensure!(output.status.success(), "{output:?}");
-    scene.wait_for("web", "attested")?;
+    scene.daemon.wait_for_assurance("web", "attested")?;
     Ok(())
 }
 
 #[test]
 fn a_proof_is_the_cgroups_whatever_is_executed_in_it() -> Result<()> {
     let scene = Scene::new()?;
-    let _server = scene.shop.front.place("/shop/store")?.serve(&[7000], &[])?;
+    let _server = scene.serve_store()?;
     let identity = scene.pki.issue("web", &[])?;
     let connect = format!("exec 3<>/dev/tcp/{}/7000", scene.shop.web.ip(false));
     let run = |script: String| -> Result<bool> {
@@ -382,7 +363,7 @@ fn a_proof_is_the_cgroups_whatever_is_executed_in_it() -> Result<()> {
     let outside = scene.shop.front.place("system")?;
     scene.store_is(&outside, Expect::Denied)?;
     let inner = scene.shop.front.place("/shop/web/inner")?;
-    scene.wait_for("inner", "kernel")?;
+    scene.daemon.wait_for_assurance("inner", "kernel")?;
     scene.store_is(&inner, Expect::Denied)?;
     Ok(())
 }
@@ -395,7 +376,7 @@ fn the_nearest_endpoint_is_the_one_that_is_proven() -> Result<()> {
     let beside = scene.shop.front.place("/shop/web/beside")?;
     let web = scene.pki.issue("web", &[])?;
     let own = scene.pki.issue("inner", &[])?;
-    scene.wait_for("inner", "kernel")?;
+    scene.daemon.wait_for_assurance("inner", "kernel")?;
     // Below an endpoint, but nearer to another one.
     let before = scene.refused("wrong-workload")?;
     for place in [&inner, &deeper] {
@@ -404,17 +385,20 @@ fn the_nearest_endpoint_is_the_one_that_is_proven() -> Result<()> {
     }
     ensure!(scene.refused("wrong-workload")? == before + 2);
     ensure!(own.attest(&deeper, SERVER, &[])?.status.success());
-    ensure!(scene.assurance("inner")? == "attested" && scene.assurance("web")? == "kernel");
+    ensure!(
+        scene.daemon.assurance("inner")? == "attested"
+            && scene.daemon.assurance("web")? == "kernel"
+    );
     // Below it, and nearer to none.
     ensure!(web.attest(&beside, SERVER, &[])?.status.success());
-    ensure!(scene.assurance("web")? == "attested");
+    ensure!(scene.daemon.assurance("web")? == "attested");
 
     // A process that has proven itself outside and goes inside is the other one's then.
     let mut agent = Agent::start(&scene, &web, &["--lease", "600s"])?;
     agent.hears(Duration::from_secs(10))?;
     let procs = inner.cgroup().join("cgroup.procs");
     std::fs::write(procs, agent.child.id().to_string())?;
-    scene.wait_for("web", "kernel")?;
+    scene.daemon.wait_for_assurance("web", "kernel")?;
     agent.child.kill()?;
     Ok(())
 }

@@ -1,10 +1,6 @@
 //! A bad tree keeps the last good one in force, and the daemon says so.
 
-use std::{
-    fs,
-    os::unix::fs::PermissionsExt as _,
-    time::{Duration, Instant},
-};
+use std::{fs, os::unix::fs::PermissionsExt as _, time::Duration};
 
 use anyhow::Result;
 use serde_json::Value;
@@ -20,19 +16,13 @@ spec:
 ";
 
 fn wait_for_refusal(daemon: &Daemon, refused: bool) -> Result<Value> {
-    let deadline = Instant::now() + Duration::from_secs(10);
-    loop {
-        let status: Value = daemon.ask_json(&["status"])?;
-        if status["refused"].is_object() == refused {
-            return Ok(status);
-        }
-        anyhow::ensure!(
-            Instant::now() < deadline,
-            "refused should be {refused}: {status:#}\n{}",
-            daemon.log()
-        );
-        std::thread::sleep(Duration::from_millis(30));
-    }
+    let what = format!("refused should be {refused}");
+    daemon.wait_for(
+        &what,
+        Duration::from_secs(10),
+        &["status"],
+        |status: &Value| status["refused"].is_object() == refused,
+    )
 }
 
 /// What is done, how, and how it is undone.

@@ -3,7 +3,7 @@
 use std::{
     io::{Read, Write},
     net::TcpStream,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use anyhow::{Context, Result};
@@ -80,32 +80,8 @@ impl GitScene {
     }
 }
 
-fn wait_for_commit(daemon: &Daemon, id: &str) -> Result<()> {
-    let output = daemon.ask(&["wait", "--commit", &id[..12], "--timeout", "30s"])?;
-    anyhow::ensure!(
-        output.status.success(),
-        "{}{}",
-        String::from_utf8_lossy(&output.stderr),
-        daemon.log()
-    );
-    Ok(())
-}
-
 fn wait_for_status(daemon: &Daemon, what: &str, wanted: impl Fn(&Value) -> bool) -> Result<Value> {
-    let deadline = Instant::now() + Duration::from_secs(40);
-    loop {
-        let status: Value = daemon.ask_json(&["status"])?;
-        if wanted(&status) {
-            return Ok(status);
-        }
-        anyhow::ensure!(
-            Instant::now() < deadline,
-            "{what}: {:#}\n{}",
-            status["git"],
-            daemon.log()
-        );
-        std::thread::sleep(Duration::from_millis(50));
-    }
+    daemon.wait_for(what, Duration::from_secs(40), &["status"], wanted)
 }
 
 #[test]
@@ -113,10 +89,10 @@ fn a_new_commit_takes_effect_and_every_denial_names_it() -> Result<()> {
     let git = GitScene::new()?;
     let first = git.policy(OPEN)?;
     let back = git.daemon(&["--git-poll", "1s"])?;
-    wait_for_commit(&back, &first)?;
+    back.wait_for_commit(&first)?;
     git.expect(Expect::Open)?;
     let second = git.policy(&closed())?;
-    wait_for_commit(&back, &second)?;
+    back.wait_for_commit(&second)?;
     git.expect(Expect::Denied)?;
     let record = back.wait_for_record(Duration::from_secs(5), |record| {
         record.destination().port == Some(9000)
@@ -148,9 +124,9 @@ fn repositories_with_ids_by_sha256_are_followed_too() -> Result<()> {
     let first = git.policy(OPEN)?;
     assert_eq!(first.len(), 64);
     let back = git.daemon(&["--git-poll", "1s"])?;
-    wait_for_commit(&back, &first)?;
+    back.wait_for_commit(&first)?;
     let second = git.policy(&closed())?;
-    wait_for_commit(&back, &second)?;
+    back.wait_for_commit(&second)?;
     git.expect(Expect::Denied)
 }
 
@@ -162,7 +138,7 @@ fn a_web_hook_comes_before_the_poll_and_only_with_the_secret() -> Result<()> {
     std::fs::write(&secret, "a secret for web hooks\n")?;
     let secret = secret.to_str().context("path")?.to_owned();
     let back = git.daemon(&["--git-poll", "1h", "--webhook-secret", &secret])?;
-    wait_for_commit(&back, &first)?;
+    back.wait_for_commit(&first)?;
     let second = git.policy(&closed())?;
     let post = |token: &str| -> Result<String> {
         let place = git.scene.shop.back.place("/system")?;
@@ -185,7 +161,7 @@ fn a_web_hook_comes_before_the_poll_and_only_with_the_secret() -> Result<()> {
     assert_eq!(status["git"]["commit"]["id"], first);
     let answer = post("a secret for web hooks")?;
     assert!(answer.starts_with("HTTP/1.1 202"), "{answer}");
-    wait_for_commit(&back, &second)?;
+    back.wait_for_commit(&second)?;
     git.expect(Expect::Denied)?;
     let outcome = |outcome: &str| {
         back.metric(
@@ -203,7 +179,7 @@ fn a_branch_that_was_rewritten_is_refused_unless_somebody_says_so() -> Result<()
     let first = git.policy(OPEN)?;
     let second = git.policy(&closed())?;
     let mut back = git.daemon(&["--git-poll", "1s"])?;
-    wait_for_commit(&back, &second)?;
+    back.wait_for_commit(&second)?;
     for (what, rewritten) in [("an older commit", true), ("another history", false)] {
         git.repository
             .git(&["reset", "--quiet", "--hard", &first])?;
@@ -241,7 +217,7 @@ fn a_bad_tree_keeps_the_last_good_commit() -> Result<()> {
     let git = GitScene::new()?;
     let first = git.policy(&closed())?;
     let mut back = git.daemon(&["--git-poll", "1s"])?;
-    wait_for_commit(&back, &first)?;
+    back.wait_for_commit(&first)?;
     git.policy("kind: [SegmentPolicy\n")?;
     let bad = |s: &Value| s["refused"]["problem"]["code"] == "bad-policy";
     wait_for_status(&back, "bad YAML", bad)?;
@@ -267,7 +243,7 @@ fn a_bad_tree_keeps_the_last_good_commit() -> Result<()> {
     assert_eq!(status["git"]["refused"]["reason"], "tree", "{status:#}");
     std::fs::remove_file(git.repository.work().join("policies/policy.yaml"))?;
     let last = git.policy(OPEN)?;
-    wait_for_commit(&back, &last)?;
+    back.wait_for_commit(&last)?;
     git.expect(Expect::Open)
 }
 
@@ -276,7 +252,7 @@ fn a_daemon_starts_without_its_remote() -> Result<()> {
     let mut git = GitScene::new()?;
     let first = git.policy(&closed())?;
     let mut back = git.daemon(&["--git-poll", "1s"])?;
-    wait_for_commit(&back, &first)?;
+    back.wait_for_commit(&first)?;
     let port = git.server.as_ref().context("server")?.port();
     git.server = None;
     back.stop()?;
@@ -310,7 +286,7 @@ fn a_daemon_starts_without_its_remote() -> Result<()> {
     };
     git.server = Some(GitServer::start(&place, &git.repository, manner)?);
     let second = git.policy(OPEN)?;
-    wait_for_commit(&back, &second)?;
+    back.wait_for_commit(&second)?;
     git.expect(Expect::Open)?;
     wait_for_status(&back, "back", |s| s["git"]["failure"].is_null())?;
     Ok(())
@@ -328,6 +304,6 @@ fn a_first_start_without_a_remote_waits_for_it() -> Result<()> {
     assert_eq!(status["health"]["ok"], false);
     git.expect(Expect::Open)?;
     let first = git.policy(&closed())?;
-    wait_for_commit(&back, &first)?;
+    back.wait_for_commit(&first)?;
     git.expect(Expect::Denied)
 }

@@ -66,12 +66,6 @@ impl RemoteScene {
     }
 }
 
-fn in_force(daemon: &Daemon, commit: &str) -> Result<()> {
-    let output = daemon.ask(&["wait", "--commit", commit, "--timeout", "30s"])?;
-    ensure!(output.status.success(), "{output:?}\n{}", daemon.log());
-    Ok(())
-}
-
 /// Waits until a fetch failed, and returns the cause and what was said; nothing is in force.
 fn failure(daemon: &Daemon) -> Result<(String, String)> {
     let deadline = Instant::now() + Duration::from_mins(1);
@@ -147,7 +141,7 @@ fn https_with_an_authority_and_a_token() -> Result<()> {
         daemon.stop()?;
     }
     let daemon = remote.follow(&server, &[&authorities[..], &token].concat())?;
-    in_force(&daemon, &remote.commit)?;
+    daemon.wait_for_commit(&remote.commit)?;
     assert!(!daemon.log().contains("enforcer:token"), "{}", daemon.log());
     Ok(())
 }
@@ -214,7 +208,7 @@ fn repositories_that_are_too_large() -> Result<()> {
     assert!(message.contains("--git-max-size"), "{message}");
     daemon.stop()?;
     let daemon = remote.follow(&server, &["--git-max-size", "64M"])?;
-    in_force(&daemon, &large)
+    daemon.wait_for_commit(&large)
 }
 
 /// A tree that git itself would never write: an entry that leads out of the directory.
@@ -248,5 +242,5 @@ fn objects_that_git_would_not_write() -> Result<()> {
     assert_eq!(cause, "corrupt", "{message}");
     // The daemon goes on: what is good again takes effect.
     fs::write(repository.bare().join("refs/heads/main"), &remote.commit)?;
-    in_force(&daemon, &remote.commit)
+    daemon.wait_for_commit(&remote.commit)
 }

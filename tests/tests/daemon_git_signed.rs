@@ -66,15 +66,8 @@ impl Signed {
 }
 
 fn in_force(daemon: &Daemon, id: &str) -> Result<Value> {
-    let output = daemon.ask(&["wait", "--commit", id, "--timeout", "30s"])?;
-    let status: Value = daemon.ask_json(&["status"])?;
-    anyhow::ensure!(
-        output.status.success(),
-        "{:#}\n{}",
-        status["git"],
-        daemon.log()
-    );
-    Ok(status)
+    daemon.wait_for_commit(id)?;
+    daemon.ask_json(&["status"])
 }
 
 fn refused(daemon: &Daemon, id: &str, reason: &str) -> Result<String> {

@@ -94,7 +94,5 @@ fn a_deploy_key_and_a_known_host() -> Result<()> {
     assert!(message.contains("--git-ssh-key"), "{message}");
     back.stop()?;
     let back = start(mine)?;
-    let output = back.ask(&["wait", "--commit", &id, "--timeout", "30s"])?;
-    anyhow::ensure!(output.status.success(), "{output:?}\n{}", back.log());
-    Ok(())
+    back.wait_for_commit(&id)
 }

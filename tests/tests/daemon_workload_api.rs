@@ -207,15 +207,6 @@ fn refused(daemon: &Daemon, reason: &str) -> Result<u64> {
     daemon.metric("enforcer_workload_api_events_total", &labels)
 }
 
-fn wait_until(what: &str, daemon: &Daemon, mut holds: impl FnMut() -> Result<bool>) -> Result<()> {
-    let deadline = Instant::now() + patient(Duration::from_secs(20));
-    while !holds()? {
-        anyhow::ensure!(Instant::now() < deadline, "{what}\n{}", daemon.log());
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    Ok(())
-}
-
 #[test]
 fn each_workload_gets_its_own_svid_and_nobody_another_ones() -> Result<()> {
     let scene = Scene::new()?;
@@ -326,7 +317,7 @@ fn svids_roots_and_names_change_under_an_open_stream() -> Result<()> {
     scene.tree.write("web.yaml", "")?;
     let message = end(&mut web)?;
     assert!(message.contains("ermission"), "{message}");
-    wait_until("the stream is still counted", &daemon, || {
+    daemon.wait_until("the stream is still counted", MESSAGE, || {
         Ok(daemon.metric("enforcer_workload_api_streams", &[])? == 0)
     })
 }
@@ -369,7 +360,7 @@ fn a_process_takes_no_identity_along_and_leaves_none_behind() -> Result<()> {
     let child: i32 = heir.event(patient(MESSAGE))?;
     heir.wait(patient(MESSAGE))?;
     kill(daemon_pid, Signal::SIGCONT)?;
-    wait_until("the heir was not refused", &daemon, || {
+    daemon.wait_until("the heir was not refused", MESSAGE, || {
         Ok(refused(&daemon, "no-process")? == 1)
     })?;
     kill(Pid::from_raw(child), Signal::SIGKILL)?;
@@ -455,7 +446,7 @@ fn idle_connections_keep_nobody_out() -> Result<()> {
     for _ in 0..CONNECTIONS {
         idle.push(std::os::unix::net::UnixStream::connect(&socket)?);
     }
-    wait_until("the flood was not cut", &daemon, || {
+    daemon.wait_until("the flood was not cut", MESSAGE, || {
         Ok(refused(&daemon, "too-many-from-source")? >= 1_000)
     })?;
     let mut web = scene.client(front, &scene.shop.web.place)?;

@@ -3,8 +3,7 @@
 
 use std::{fs, time::Duration};
 
-use anyhow::{Context, Result};
-use enforcer::api::status::EndpointStatus;
+use anyhow::Result;
 use tests::lab::{
     Daemon, Expect, FlowProtocol, Lab, Place,
     pki::{Pki, trust_domain},
@@ -97,26 +96,6 @@ impl Scene {
     }
 }
 
-fn assurance(daemon: &Daemon, name: &str) -> Result<String> {
-    let endpoints: Vec<EndpointStatus> = daemon.ask_json(&["endpoints"])?;
-    let endpoint = endpoints.iter().find(|e| e.name == name);
-    let endpoint = endpoint.with_context(|| format!("{name} has no endpoint"))?;
-    Ok(endpoint.assurance.name().to_owned())
-}
-
-fn wait_for_assurance(daemon: &Daemon, name: &str, wanted: &str) -> Result<()> {
-    let deadline = std::time::Instant::now() + tests::lab::patient(Duration::from_secs(10));
-    while assurance(daemon, name)? != wanted {
-        anyhow::ensure!(
-            std::time::Instant::now() < deadline,
-            "{name} is not known as {wanted}: {}",
-            daemon.log()
-        );
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    Ok(())
-}
-
 fn store_is(from: &Place, address: std::net::IpAddr, expect: Expect) -> Result<()> {
     from.expect(FlowProtocol::Tcp, address, 7000, expect)?;
     Ok(())
@@ -135,7 +114,7 @@ fn only_who_has_proven_it_gets_through_and_a_revoked_proof_ends_what_it_opened()
 
     let daemon = scene.daemon(front)?;
     store_is(web, address, Expect::Denied)?;
-    assert_eq!(assurance(&daemon, "web")?, "kernel");
+    assert_eq!(daemon.assurance("web")?, "kernel");
 
     // A stolen certificate, shown from where policy does not have it.
     let identity = scene.pki.issue("web", &[])?;
@@ -156,7 +135,7 @@ fn only_who_has_proven_it_gets_through_and_a_revoked_proof_ends_what_it_opened()
 
     let proven = identity.attest(web, SERVER, &[])?;
     assert!(proven.status.success(), "{proven:?}\n{}", daemon.log());
-    assert_eq!(assurance(&daemon, "web")?, "attested");
+    assert_eq!(daemon.assurance("web")?, "attested");
     store_is(web, address, Expect::Open)?;
     store_is(&thief, address, Expect::Denied)?;
 
@@ -173,7 +152,7 @@ fn only_who_has_proven_it_gets_through_and_a_revoked_proof_ends_what_it_opened()
         died < tests::lab::patient(Duration::from_secs(1)),
         "{died:?}"
     );
-    wait_for_assurance(&daemon, "web", "kernel")?;
+    daemon.wait_for_assurance("web", "kernel")?;
     store_is(web, address, Expect::Denied)?;
     let again = identity.attest(web, SERVER, &[])?;
     assert_eq!(again.status.code(), Some(1), "{again:?}");
@@ -203,7 +182,7 @@ fn a_proof_ends_with_its_lease_and_outlives_the_daemon() -> Result<()> {
     store_is(web, address, Expect::Open)?;
     daemon.launch()?;
     daemon.wait_ready()?;
-    assert_eq!(assurance(&daemon, "web")?, "attested");
+    assert_eq!(daemon.assurance("web")?, "attested");
     store_is(web, address, Expect::Open)?;
     held.ensure_alive()?;
 
@@ -215,7 +194,7 @@ fn a_proof_ends_with_its_lease_and_outlives_the_daemon() -> Result<()> {
             .success()
     );
     held.wait_for_death(Duration::from_secs(15))?;
-    wait_for_assurance(&daemon, "web", "kernel")?;
+    daemon.wait_for_assurance("web", "kernel")?;
     store_is(web, address, Expect::Denied)?;
 
     // What ended while no daemon was there ends at its start.
@@ -229,7 +208,7 @@ fn a_proof_ends_with_its_lease_and_outlives_the_daemon() -> Result<()> {
     std::thread::sleep(Duration::from_millis(1_500));
     daemon.launch()?;
     daemon.wait_ready()?;
-    assert_eq!(assurance(&daemon, "web")?, "kernel");
+    assert_eq!(daemon.assurance("web")?, "kernel");
     store_is(web, address, Expect::Denied)?;
     Ok(())
 }
@@ -256,7 +235,7 @@ fn a_workload_behind_an_interface_proves_itself_by_its_link() -> Result<()> {
     }
     let proven = identity.attest(&shop.api.place, server, &[])?;
     assert!(proven.status.success(), "{proven:?}\n{}", daemon.log());
-    assert_eq!(assurance(&daemon, "api")?, "attested");
+    assert_eq!(daemon.assurance("api")?, "attested");
     for v6 in [false, true] {
         db(v6, Expect::Open)?;
     }
@@ -307,10 +286,10 @@ fn whoever_moves_to_another_cgroup_takes_no_proof_along() -> Result<()> {
     let identity = scene.pki.issue("web", &[])?;
     // The long-running one proves, and is moved.
     let mut agent = identity.attest_command(web, SERVER)?.spawn()?;
-    wait_for_assurance(&daemon, "web", "attested")?;
+    daemon.wait_for_assurance("web", "attested")?;
     store_is(web, address, Expect::Open)?;
     fs::write(thief.cgroup().join("cgroup.procs"), agent.id().to_string())?;
-    wait_for_assurance(&daemon, "web", "kernel")?;
+    daemon.wait_for_assurance("web", "kernel")?;
     store_is(web, address, Expect::Denied)?;
     store_is(&thief, address, Expect::Denied)?;
     agent.kill()?;
@@ -326,7 +305,7 @@ fn whoever_moves_to_another_cgroup_takes_no_proof_along() -> Result<()> {
     tests::lab::cgroup::kill_all(web.cgroup())?;
     tests::lab::cgroup::remove(web.cgroup())?;
     tests::lab::cgroup::make(web.cgroup())?;
-    wait_for_assurance(&daemon, "web", "kernel")?;
+    daemon.wait_for_assurance("web", "kernel")?;
     let anew = front.place("/shop/web")?;
     store_is(&anew, address, Expect::Denied)?;
     Ok(())

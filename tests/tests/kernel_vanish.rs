@@ -1,11 +1,8 @@
 //! A workload's interface or cgroup goes and comes back.
 
-use std::time::{Duration, Instant};
-
 use anyhow::Result;
-use serde_json::Value;
 use tests::lab::{
-    Daemon, Expect, Scene, cgroup,
+    Expect, Scene, cgroup,
     namespace::{End, cable},
 };
 
@@ -27,40 +24,17 @@ spec:
   egress: [{to: [{labels: {app: api}}]}]
 ";
 
-fn has_endpoint(daemon: &Daemon, name: &str) -> Result<bool> {
-    let endpoints: Value = daemon.ask_json(&["endpoints"])?;
-    Ok(endpoints
-        .as_array()
-        .into_iter()
-        .flatten()
-        .any(|endpoint| endpoint["name"] == name))
-}
-
-fn wait_for_endpoint(daemon: &Daemon, name: &str, present: bool) -> Result<()> {
-    let deadline = Instant::now() + Duration::from_secs(5);
-    while has_endpoint(daemon, name)? != present {
-        anyhow::ensure!(
-            Instant::now() < deadline,
-            "endpoint {name} is {}there:\n{}",
-            if present { "not " } else { "still " },
-            daemon.log()
-        );
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    Ok(())
-}
-
 #[test]
 fn an_interface_vanishes_and_returns() -> Result<()> {
     let scene = Scene::new(POLICY)?;
     let shop = &scene.shop;
     let back = scene.enforce(&shop.back)?;
-    assert!(has_endpoint(&back, "api")?);
+    assert!(back.endpoint("api")?.is_some());
     for round in 0..3 {
         scene.expect_tcp(&shop.web, &shop.api, 9000, Expect::Open)?;
         scene.expect_tcp(&shop.intruder, &shop.api, 9000, Expect::Denied)?;
         shop.back.namespace.ip(&["link del veth-api"])?;
-        wait_for_endpoint(&back, "api", false)?;
+        back.wait_for_endpoint("api", false)?;
         cable(
             &End {
                 namespace: &shop.back.namespace,
@@ -79,7 +53,7 @@ fn an_interface_vanishes_and_returns() -> Result<()> {
             "route add default via 10.77.12.1",
             "route add default via fd77:12::1",
         ])?;
-        wait_for_endpoint(&back, "api", true)?;
+        back.wait_for_endpoint("api", true)?;
         println!("round {round}");
     }
     scene.expect_tcp(&shop.web, &shop.api, 9000, Expect::Open)?;
@@ -92,7 +66,7 @@ fn a_cgroup_vanishes_and_returns() -> Result<()> {
     let front = scene.enforce(&scene.shop.front)?;
     for _ in 0..3 {
         let shop = &scene.shop;
-        wait_for_endpoint(&front, "web", true)?;
+        front.wait_for_endpoint("web", true)?;
         scene.expect_tcp(&shop.web, &shop.api, 9000, Expect::Open)?;
         scene.expect_tcp(&shop.web, &shop.db, 5432, Expect::Denied)?;
         scene.expect_tcp(&shop.intruder, &shop.web, 8080, Expect::Denied)?;
@@ -101,7 +75,7 @@ fn a_cgroup_vanishes_and_returns() -> Result<()> {
         scene.servers.remove(0);
         cgroup::kill_all(&path)?;
         cgroup::remove(&path)?;
-        wait_for_endpoint(&front, "web", false)?;
+        front.wait_for_endpoint("web", false)?;
         cgroup::make(&path)?;
         let server = scene
             .shop
@@ -110,7 +84,7 @@ fn a_cgroup_vanishes_and_returns() -> Result<()> {
             .serve(&tests::lab::shop::TCP_PORTS, &[])?;
         scene.servers.insert(0, server);
     }
-    wait_for_endpoint(&front, "web", true)?;
+    front.wait_for_endpoint("web", true)?;
     let shop = &scene.shop;
     scene.expect_tcp(&shop.web, &shop.db, 5432, Expect::Denied)?;
     scene.expect_tcp(&shop.web, &shop.api, 9000, Expect::Open)

@@ -12,10 +12,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use enforcer::{
-    identity::attest::journal::SecurityEvent,
-    observe::record::{FlowRecord, StreamLine},
-};
+use enforcer::observe::record::{FlowRecord, StreamLine};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -23,6 +20,8 @@ use nix::{
 use serde::de::DeserializeOwned;
 
 use super::{Lab, Place, patient, place};
+
+mod waits;
 
 /// Where every daemon of a lab serves its metrics, on its host's own loopback.
 pub const METRICS: &str = "127.0.0.1:9464";
@@ -264,57 +263,6 @@ impl Daemon {
         Ok(records)
     }
 
-    /// Waits until the daemon has a record that `wanted` accepts.
-    pub fn wait_for_record(
-        &self,
-        within: Duration,
-        wanted: impl Fn(&FlowRecord) -> bool,
-    ) -> Result<FlowRecord> {
-        let deadline = Instant::now() + patient(within);
-        loop {
-            let records = self.records()?;
-            if let Some(record) = records.iter().rfind(|record| wanted(record)) {
-                return Ok(record.clone());
-            }
-            if Instant::now() > deadline {
-                anyhow::bail!(
-                    "no such record within {within:?}; {} has:\n{}",
-                    self.options.name,
-                    listing(&records)
-                );
-            }
-            thread::sleep(Duration::from_millis(50));
-        }
-    }
-
-    /// Waits until the records that `wanted` accepts stand for exactly `packets` packets.
-    pub fn wait_for_count(
-        &self,
-        within: Duration,
-        packets: u64,
-        wanted: impl Fn(&FlowRecord) -> bool,
-    ) -> Result<()> {
-        let deadline = Instant::now() + patient(within);
-        loop {
-            let records = self.records()?;
-            let counted: u64 = records
-                .iter()
-                .filter(|record| wanted(record))
-                .map(|record| record.packets)
-                .sum();
-            if counted == packets {
-                return Ok(());
-            }
-            anyhow::ensure!(
-                counted < packets && Instant::now() < deadline,
-                "{counted} packets are counted where {packets} were sent\n{}\n{}",
-                listing(&records),
-                self.log_tail()
-            );
-            thread::sleep(Duration::from_millis(100));
-        }
-    }
-
     /// The sum of an integer metric over its series that have all of these labels (each as `key="value"`),
     /// as Prometheus would read it on this host.
     pub fn metric(&self, name: &str, labels: &[&str]) -> Result<u64> {
@@ -373,33 +321,6 @@ impl Daemon {
     /// The file of [`Self::flow_log_flags`].
     pub fn flow_log(&self) -> PathBuf {
         self.folder.join("flows.jsonl")
-    }
-
-    /// Waits for a security event in that file, among flow records; all until then.
-    pub fn wait_for_event(
-        &self,
-        what: &str,
-        wanted: impl Fn(&SecurityEvent) -> bool,
-    ) -> Result<Vec<SecurityEvent>> {
-        let deadline = Instant::now() + super::patient(Duration::from_secs(20));
-        loop {
-            let text = fs::read_to_string(self.flow_log()).unwrap_or_default();
-            let mut events = Vec::new();
-            // The last line may be half written.
-            for line in text.split_inclusive('\n').filter(|l| l.ends_with('\n')) {
-                let value: serde_json::Value = serde_json::from_str(line)?;
-                if value.get("kind").is_some() {
-                    events.push(serde_json::from_value(value)?);
-                } else {
-                    serde_json::from_value::<FlowRecord>(value)?;
-                }
-            }
-            if events.iter().any(&wanted) {
-                return Ok(events);
-            }
-            anyhow::ensure!(Instant::now() < deadline, "{what}: not in {text}");
-            thread::sleep(Duration::from_millis(50));
-        }
     }
 
     /// File of its log.
