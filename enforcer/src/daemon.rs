@@ -79,6 +79,8 @@ const LAST_RECORDS: Duration = Duration::from_secs(3);
 /// Broken flows that wait for their sockets to be ended. The packets of what finds no room are
 /// dropped all the same.
 const BROKEN_FLOWS: usize = 4_096;
+/// What a start may take beside the first fetch, as in the unit.
+const START_PATIENCE: Duration = Duration::from_mins(2);
 /// Commands that wait.
 const COMMANDS: usize = 16;
 
@@ -223,6 +225,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let (mut remote, mut tree_watch) = (None, None);
     match (&settings.git, git_stats) {
         (Some(git), Some(counts)) => {
+            manager.starting(git.timeout + START_PATIENCE);
             remote = Some(
                 Remote::prepare(git, &settings, counts, in_force.clone(), commands.clone()).await?,
             );

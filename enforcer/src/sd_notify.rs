@@ -43,6 +43,12 @@ impl ServiceManager {
         self.watchdog.map(|limit| limit / 2)
     }
 
+    /// [`ServiceManager::ready`] may take this long from now, if the service manager would not
+    /// wait for it longer anyway.
+    pub fn starting(&self, at_most: Duration) {
+        self.send(&format!("EXTEND_TIMEOUT_USEC={}", at_most.as_micros()));
+    }
+
     /// The first policy is in force.
     pub fn ready(&self, status: &str) {
         self.send(&format!("READY=1\nSTATUS={}", one_line(status)));
@@ -112,6 +118,8 @@ mod tests {
     #[test]
     fn messages_are_as_systemd_reads_them() {
         let (receiver, manager) = manager();
+        manager.starting(Duration::from_secs(90));
+        assert_eq!(received(&receiver), "EXTEND_TIMEOUT_USEC=90000000");
         manager.ready("policy\nin force");
         assert_eq!(received(&receiver), "READY=1\nSTATUS=policy in force");
         manager.reloading();

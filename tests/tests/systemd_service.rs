@@ -1,25 +1,13 @@
 //! The service as it is installed: `deploy/enforcer.service`, as it stands, under a real systemd.
 
-use std::{
-    fs,
-    net::IpAddr,
-    os::unix::fs::symlink,
-    path::Path,
-    time::{Duration, Instant},
-};
+use std::{fs, time::Duration};
 
 use anyhow::{Context, Result};
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
+use nix::sys::signal::{Signal, kill};
 use tests::lab::{
-    Expect, FlowProtocol, Lab, Place,
-    namespace::{End, cable},
-    systemd::Systemd,
+    Expect,
+    machine::{Machine, UNIT, deployed_unit},
 };
-
-const UNIT: &str = "enforcer.service";
 
 /// The unit `web` serves 8080 and 8081, and may be reached at the first one.
 const POLICY: &str = "\
@@ -42,107 +30,24 @@ spec:
     - ports: [8080/tcp]
 ";
 
-struct Machine {
-    systemd: Systemd,
-    client: Place,
-    host: [IpAddr; 2],
-    // Last: it removes what the others use.
-    _lab: Lab,
-}
-
-impl Machine {
-    /// A machine with a service `web`, the program where it is installed, and the unit.
-    fn boot() -> Result<Self> {
-        let lab = Lab::new()?;
-        let (inside, outside) = (lab.namespace("machine")?, lab.namespace("outside")?);
-        let host = ([10, 66, 0, 2].into(), "fd66::2".parse()?);
-        cable(
-            &End {
-                namespace: &outside,
-                link: "eth0",
-                v4: [10, 66, 0, 1].into(),
-                v6: "fd66::1".parse()?,
-            },
-            &End {
-                namespace: &inside,
-                link: "eth0",
-                v4: host.0,
-                v6: host.1,
-            },
-        )?;
-        let systemd = Systemd::boot(&lab, &inside, "machine")?;
-        let this = Self {
-            client: Place::new("client", &outside, lab.cgroup("/client")?)?,
-            host: [host.0.into(), host.1.into()],
-            systemd,
-            _lab: lab,
-        };
-        this.systemd.write_unit(
-            "web.service",
-            "[Service]\nExecStart=/run/lab/probe --name web serve --tcp 8080,8081\n",
-        )?;
-        this.systemd.ensure(&["start", "web.service"])?;
-        this.wait("its server", || {
-            let listening = this.systemd.run("ss", &["-Hltn"])?.stdout;
-            Ok(String::from_utf8_lossy(&listening).contains(":8081 "))
-        })?;
-        symlink(
-            "/run/lab/enforcer",
-            this.systemd.path("/usr/bin").join("enforcer"),
-        )?;
-        let policies = this.systemd.path("/etc").join("enforcer/policies");
-        fs::create_dir_all(&policies)?;
-        fs::write(policies.join("web.yaml"), POLICY)?;
-        this.systemd.write_unit(UNIT, &unit()?)?;
-        Ok(this)
-    }
-
-    fn expect(&self, port: u16, expect: Expect) -> Result<()> {
-        for address in self.host {
-            self.client
-                .expect(FlowProtocol::Tcp, address, port, expect)?;
-        }
-        Ok(())
-    }
-
-    fn wait(&self, what: &str, done: impl Fn() -> Result<bool>) -> Result<()> {
-        let deadline = Instant::now() + tests::lab::patient(Duration::from_secs(30));
-        while !done()? {
-            anyhow::ensure!(
-                Instant::now() < deadline,
-                "{what} does not come:\n{}",
-                self.systemd.journal()
-            );
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        Ok(())
-    }
-
-    /// The daemon's process, as the outermost namespace numbers it.
-    fn daemon(&self) -> Result<Pid> {
-        let cgroup = self.systemd.property(UNIT, "ControlGroup")?;
-        let members = self
-            .systemd
-            .cgroup_root()
-            .join(cgroup.trim_start_matches('/'))
-            .join("cgroup.procs");
-        let members = fs::read_to_string(&members)
-            .with_context(|| format!("reading {}", members.display()))?;
-        let mut members = members.lines();
-        let pid = members.next().context("the service has no process")?;
-        assert_eq!(members.next(), None, "more than one process");
-        Ok(Pid::from_raw(pid.parse()?))
-    }
-}
-
-fn unit() -> Result<String> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/enforcer.service");
-    fs::read_to_string(&path).with_context(|| path.display().to_string())
+/// A machine with a service `web`, the program where it is installed, the unit and a policy.
+fn boot() -> Result<Machine> {
+    let machine = Machine::boot()?;
+    machine.systemd.write_unit(
+        "web.service",
+        "[Service]\nExecStart=/run/lab/probe --name web serve --tcp 8080,8081\n",
+    )?;
+    machine.start_server("web.service", 8081)?;
+    let policies = machine.systemd.path("/etc").join("enforcer/policies");
+    fs::create_dir_all(&policies)?;
+    fs::write(policies.join("web.yaml"), POLICY)?;
+    machine.install()?;
+    Ok(machine)
 }
 
 /// The bits of the capabilities that the unit grants, as /proc/PID/status shows them.
 fn granted() -> Result<u64> {
-    let unit = unit()?;
+    let unit = deployed_unit()?;
     let line = unit
         .lines()
         .find_map(|line| line.strip_prefix("CapabilityBoundingSet="))
@@ -166,7 +71,7 @@ fn granted() -> Result<u64> {
 
 #[test]
 fn the_service_starts_enforces_reloads_and_stops_with_the_capabilities_of_its_unit() -> Result<()> {
-    let machine = Machine::boot()?;
+    let machine = boot()?;
     let systemd = &machine.systemd;
     machine.expect(8080, Expect::Open)?;
     machine.expect(8081, Expect::Open)?;
@@ -225,10 +130,10 @@ fn the_service_starts_enforces_reloads_and_stops_with_the_capabilities_of_its_un
 
 #[test]
 fn a_daemon_that_hangs_is_ended_by_the_watchdog_and_restarted_under_enforcement() -> Result<()> {
-    let machine = Machine::boot()?;
+    let machine = boot()?;
     let systemd = &machine.systemd;
-    let shorter = unit()?.replace("WatchdogSec=60s", "WatchdogSec=3s");
-    assert_ne!(shorter, unit()?, "the unit has no watchdog");
+    let shorter = deployed_unit()?.replace("WatchdogSec=60s", "WatchdogSec=3s");
+    assert_ne!(shorter, deployed_unit()?, "the unit has no watchdog");
     systemd.write_unit(UNIT, &shorter)?;
     systemd.ensure(&["start", UNIT])?;
     machine.expect(8081, Expect::Denied)?;

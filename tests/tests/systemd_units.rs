@@ -1,101 +1,31 @@
 //! `unit:` workloads against a real systemd with real services.
 
 use std::{
-    net::{IpAddr, SocketAddr},
+    net::Ipv4Addr,
     time::{Duration, Instant},
 };
 
 use anyhow::Result;
-use tests::lab::{
-    Daemon, DaemonOptions, Expect, FlowProtocol, Lab, Place, Tree,
-    namespace::{End, cable},
-    systemd::Systemd,
-};
+use tests::lab::{Daemon, DaemonOptions, Expect, FlowProtocol, Place, Tree, machine::Machine};
 
-struct Machine {
-    systemd: Systemd,
-    client: Place,
-    host: [IpAddr; 2],
-    outside: SocketAddr,
-    tree: Tree,
-    options: DaemonOptions,
-    lab: Lab,
-}
+/// Where the client at the other end of the cable serves.
+const OUTSIDE: (Ipv4Addr, u16) = (Ipv4Addr::new(10, 66, 0, 1), 7000);
 
-const OUTSIDE_PORT: u16 = 7000;
-
-impl Machine {
-    fn boot(policies: &str) -> Result<Self> {
-        let lab = Lab::new()?;
-        let (inside, outside) = (lab.namespace("machine")?, lab.namespace("outside")?);
-        let addresses = ([10, 66, 0, 2].into(), "fd66::2".parse()?);
-        cable(
-            &End {
-                namespace: &outside,
-                link: "eth0",
-                v4: [10, 66, 0, 1].into(),
-                v6: "fd66::1".parse()?,
-            },
-            &End {
-                namespace: &inside,
-                link: "eth0",
-                v4: addresses.0,
-                v6: addresses.1,
-            },
-        )?;
-        let systemd = Systemd::boot(&lab, &inside, "machine")?;
-        let tree = Tree::empty(&lab, "policies")?;
-        tree.write("policies.yaml", policies)?;
-        let options = DaemonOptions {
-            name: "machine".to_owned(),
-            place: Place::new("enforcer", &inside, systemd.cgroup_root().join("enforcer"))?,
-            cgroup_root: systemd.cgroup_root().to_owned(),
-            uplinks: vec!["eth0".to_owned()],
-            policies: tree.path().to_owned(),
-            mode: Some("enforce"),
-            extra: Vec::new(),
-        };
-        Ok(Self {
-            client: Place::new("client", &outside, lab.cgroup("/client")?)?,
-            host: [addresses.0.into(), IpAddr::V6(addresses.1)],
-            outside: "10.66.0.1:7000".parse()?,
-            systemd,
-            tree,
-            options,
-            lab,
-        })
-    }
-
-    fn daemon(&self) -> Result<Daemon> {
-        Daemon::start(&self.lab, self.options.clone())
-    }
-
-    fn expect(&self, port: u16, expect: Expect) -> Result<()> {
-        for address in self.host {
-            self.client
-                .expect(FlowProtocol::Tcp, address, port, expect)?;
-        }
-        Ok(())
-    }
-
-    /// Starts a unit and waits until its server listens, as seen without the network.
-    fn start(&self, unit: &str, port: u16) -> Result<()> {
-        self.systemd.ensure(&["restart", unit])?;
-        self.wait_listening(port)
-    }
-
-    fn wait_listening(&self, port: u16) -> Result<()> {
-        let wanted = format!(":{port} ");
-        let deadline = Instant::now() + Duration::from_secs(20);
-        loop {
-            let listening = self.systemd.run("ss", &["-Hltn"])?.stdout;
-            if String::from_utf8_lossy(&listening).contains(&wanted) {
-                return Ok(());
-            }
-            anyhow::ensure!(Instant::now() < deadline, "nobody listens on {port}");
-            std::thread::sleep(Duration::from_millis(20));
-        }
-    }
+/// A daemon on the machine, outside of its units.
+fn start_daemon(machine: &Machine, policies: &str) -> Result<Daemon> {
+    let tree = Tree::empty(&machine.lab, "policies")?;
+    tree.write("policies.yaml", policies)?;
+    let cgroup_root = machine.systemd.cgroup_root();
+    let options = DaemonOptions {
+        name: "machine".to_owned(),
+        place: Place::new("enforcer", &machine.namespace, cgroup_root.join("enforcer"))?,
+        cgroup_root: cgroup_root.to_owned(),
+        uplinks: vec!["eth0".to_owned()],
+        policies: tree.path().to_owned(),
+        mode: Some("enforce"),
+        extra: Vec::new(),
+    };
+    Daemon::start(&machine.lab, options)
 }
 
 /// A service that serves two ports.
@@ -132,11 +62,11 @@ spec:
 
 #[test]
 fn without_enforcement_services_are_reached() -> Result<()> {
-    let machine = Machine::boot("")?;
+    let machine = Machine::boot()?;
     machine
         .systemd
         .write_unit("web.service", &service("web", [8080, 8081], ""))?;
-    machine.start("web.service", 8081)?;
+    machine.start_server("web.service", 8081)?;
     machine.expect(8080, Expect::Open)?;
     let place = machine.systemd.unit_place("web.service")?;
     assert!(place.cgroup().ends_with("system.slice/web.service"));
@@ -152,7 +82,7 @@ fn services_are_found_and_stay_enforced_through_restart_and_crash() -> Result<()
         policy("worker", "worker@*.service", 8380),
     ]
     .concat();
-    let machine = Machine::boot(&policies)?;
+    let machine = Machine::boot()?;
     let systemd = &machine.systemd;
     let units = [
         ("web.service", "web.service", [8080, 8081], ""),
@@ -174,13 +104,13 @@ fn services_are_found_and_stay_enforced_through_restart_and_crash() -> Result<()
     ];
     for (file, unit, ports, further) in units {
         systemd.write_unit(file, &service("unit", ports, further))?;
-        machine.start(unit, ports[1])?;
+        machine.start_server(unit, ports[1])?;
         machine.expect(ports[0], Expect::Open)?;
         machine.expect(ports[1], Expect::Open)?;
     }
-    let _outside = machine.client.serve(&[OUTSIDE_PORT], &[])?;
+    let _outside = machine.client.serve(&[OUTSIDE.1], &[])?;
 
-    let daemon = machine.daemon()?;
+    let daemon = start_daemon(&machine, &policies)?;
     let enforced = |unit: &str, ports: [u16; 2]| -> Result<()> {
         machine.expect(ports[0], Expect::Open)?;
         // A new cgroup is enrolled some milliseconds after it appears; this node lets unknown
@@ -193,8 +123,8 @@ fn services_are_found_and_stay_enforced_through_restart_and_crash() -> Result<()
         }
         machine.expect(ports[1], Expect::Denied)?;
         let place = systemd.unit_place(unit)?;
-        let (to, port) = (machine.outside.ip(), machine.outside.port());
-        place.expect(FlowProtocol::Tcp, to, port, Expect::Denied)?;
+        let (to, port) = OUTSIDE;
+        place.expect(FlowProtocol::Tcp, to.into(), port, Expect::Denied)?;
         let record = daemon.wait_for_record(Duration::from_secs(5), |record| {
             record.unit.as_deref() == Some(unit) && record.process.is_some()
         })?;
@@ -208,7 +138,7 @@ fn services_are_found_and_stay_enforced_through_restart_and_crash() -> Result<()
     machine.expect(8481, Expect::Open)?;
 
     for (_, unit, ports, _) in &units[..4] {
-        machine.start(unit, ports[1])?;
+        machine.start_server(unit, ports[1])?;
         enforced(unit, *ports)?;
         let before = systemd.property(unit, "MainPID")?;
         systemd.ensure(&["kill", "--signal=KILL", unit])?;
@@ -223,14 +153,13 @@ fn services_are_found_and_stay_enforced_through_restart_and_crash() -> Result<()
 
     // A unit that starts for the first time while the daemon runs.
     systemd.ensure(&["stop", "worker@1.service"])?;
-    machine.start("worker@2.service", 8381)?;
+    machine.start_server("worker@2.service", 8381)?;
     enforced("worker@2.service", [8380, 8381])?;
 
     // And one whose unit goes: what is nobody's is open again.
     systemd.ensure(&["stop", "web.service"])?;
     systemd.write_unit("other.service", &service("unit", [8080, 8081], ""))?;
-    machine.start("other.service", 8081)?;
+    machine.start_server("other.service", 8081)?;
     machine.expect(8081, Expect::Open)?;
-    assert!(machine.tree.path().exists());
     Ok(())
 }

@@ -13,6 +13,7 @@ pub mod fleet;
 pub mod frame;
 pub mod git;
 pub mod git_server;
+pub mod machine;
 pub mod mesh;
 pub mod namespace;
 pub mod pki;
