@@ -5,7 +5,7 @@ use std::{
     ffi::CString,
     fs, io,
     os::{
-        fd::AsFd,
+        fd::{AsFd, OwnedFd},
         unix::{ffi::OsStrExt, fs::MetadataExt},
     },
     path::Path,
@@ -136,8 +136,7 @@ impl Programs {
                 .iter()
                 .any(|name| hook.strip_prefix(name).is_some_and(|r| r.starts_with('-')));
             if is_cgroup && !wanted.contains(&hook) {
-                let path = pins.link(&hook);
-                fs::remove_file(&path).map_err(file("remove", &path))?;
+                remove_pin(&pins.link(&hook))?;
             }
         }
         Ok(attached)
@@ -308,13 +307,8 @@ impl Programs {
         hook: &str,
     ) -> Result<bool, DatapathError> {
         let path = pins.link(hook);
-        let Ok(c_path) = CString::new(path.as_os_str().as_bytes()) else {
+        let Some(link) = pinned(&path)? else {
             return Ok(false);
-        };
-        let link = match sys::object_get(&c_path) {
-            Ok(link) => link,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-            Err(error) => return Err(file("open", &path)(error)),
         };
         let descriptor = self
             .ebpf
@@ -367,11 +361,38 @@ pub(super) fn remove_hook(
             }
         }
     }
-    let path = pins.link(hook);
-    match fs::remove_file(&path) {
-        Ok(()) => Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(file("remove", &path)(error)),
+    remove_pin(&pins.link(hook))
+}
+
+/// Removes what is pinned at `path`, if anything is. Of a link the program is off its hook when
+/// this returns: the kernel itself would see to that some time after the pin has gone, and until
+/// then refuse to attach the same program there again.
+fn remove_pin(path: &Path) -> Result<(), DatapathError> {
+    let object = pinned(path);
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(file("remove", path)(error));
+        }
+        _ => {}
+    }
+    if let Ok(Some(object)) = object
+        && let Err(error) = sys::link_detach(object.as_fd())
+    {
+        // The program that marks a filter is no link.
+        tracing::debug!(%error, path = %path.display(), "nothing to detach");
+    }
+    Ok(())
+}
+
+/// What is pinned at `path`.
+fn pinned(path: &Path) -> Result<Option<OwnedFd>, DatapathError> {
+    let Ok(c_path) = CString::new(path.as_os_str().as_bytes()) else {
+        return Ok(None);
+    };
+    match sys::object_get(&c_path) {
+        Ok(object) => Ok(Some(object)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(file("open", path)(error)),
     }
 }
 

@@ -17,6 +17,7 @@ const MAP_LOOKUP_BATCH: libc::c_long = 24;
 const MAP_UPDATE_BATCH: libc::c_long = 26;
 const MAP_DELETE_BATCH: libc::c_long = 27;
 const LINK_UPDATE: libc::c_long = 29;
+const LINK_DETACH: libc::c_long = 34;
 
 /// `union bpf_attr`, the part for single elements (`linux/bpf.h`).
 #[repr(C, align(8))]
@@ -256,6 +257,16 @@ pub(super) fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::
     };
     // SAFETY: no pointers.
     unsafe { bpf(LINK_UPDATE, &mut attr) }
+}
+
+/// Takes a link's program off its hook, before this returns.
+pub(super) fn link_detach(link: BorrowedFd<'_>) -> io::Result<()> {
+    let mut attr = LinkAttr {
+        link: fd(link),
+        ..LinkAttr::default()
+    };
+    // SAFETY: no pointers.
+    unsafe { bpf(LINK_DETACH, &mut attr) }
 }
 
 /// The part for the creation of maps.
