@@ -384,6 +384,24 @@ fn nobody_can_speak_for_another_node() -> Result<()> {
     expect(&web, &api, 8080, Expect::Denied)?;
     let output = front.ask(&["status", "--check"])?;
     ensure!(!output.status.success(), "{output:?}");
+    let told = |event: EventKind| {
+        front.wait_for_event(event.name(), move |e| {
+            (e.kind, e.event) == (Subject::Fleet, event)
+                && e.nodes == ["back", "ops"]
+                && e.addresses.len() == 2
+        })
+    };
+    let events = told(EventKind::Contest)?;
+    ensure!(events.iter().all(|e| e.event != EventKind::Settle));
+    // Until it lets go.
+    thief.sequence += 1;
+    thief.workloads.clear();
+    scene.fleet.publish("ops", sign(&thief, &ops_svid)?)?;
+    wait_for(&front, "it is not contested any more", |s| s.contested == 0)?;
+    told(EventKind::Settle)?;
+    let settled = ["event=\"settle\"", "reason=\"claims-ended\""];
+    ensure!(front.metric("enforcer_fleet_events_total", &settled)? == 1);
+    expect(&web, &api, 8080, Expect::Open)?;
     Ok(())
 }
 

@@ -234,9 +234,8 @@ pub(super) fn name_of(workload: &Workload) -> WorkloadName {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use std::collections::BTreeMap;
 
-    use crate::policy::model::{Assurance, Origin};
+    use crate::policy::model::{Assurance, Labels, Origin};
 
     pub(crate) fn workload(name: &str, place: Place) -> Arc<Workload> {
         Arc::new(Workload {
@@ -247,7 +246,7 @@ pub(super) mod tests {
                 line: 1,
                 column: 1,
             },
-            labels: BTreeMap::new(),
+            labels: Labels::new(),
             spiffe_id: None,
             service_account: None,
             ports: [].into(),

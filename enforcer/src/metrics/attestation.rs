@@ -32,7 +32,7 @@ struct EventLabels {
 }
 
 /// The events of one door, and how many of them were only counted: each with its name and help.
-fn encode_events(
+pub(super) fn encode_events(
     encoder: &mut DescriptorEncoder<'_>,
     journal: &Journal,
     subject: Subject,

@@ -7,7 +7,10 @@ use prometheus_client::{
     encoding::{DescriptorEncoder, EncodeLabelSet, NoLabelSet},
 };
 
-use super::kernel::{counter, gauge};
+use super::{
+    attestation::encode_events,
+    kernel::{counter, gauge},
+};
 use crate::identity::attest::journal::Subject;
 use crate::registry::{signed::Refusal, status::FleetBoard};
 
@@ -116,12 +119,19 @@ impl Collector for FleetCollector {
                 .encode_family(&RefusalLabels { reason })?
                 .encode_counter::<NoLabelSet, _, u64>(&count, None)?;
         }
-        let suppressed = self.0.journal().suppressed(Subject::Fleet);
-        counter(
+        encode_events(
             &mut encoder,
-            "fleet_events_suppressed",
-            "Security events of the fleet that were counted and nothing else",
-        )?
-        .encode_counter::<NoLabelSet, _, u64>(&suppressed, None)
+            self.0.journal(),
+            Subject::Fleet,
+            (
+                "fleet_events",
+                "Security events of the fleet: records refused or put back, addresses contested or \
+                 settled, by reason",
+            ),
+            (
+                "fleet_events_suppressed",
+                "Security events of the fleet that were counted and nothing else",
+            ),
+        )
     }
 }

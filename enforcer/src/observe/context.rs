@@ -213,22 +213,20 @@ impl Names {
         now.or_else(|| self.gone.cgroups.find(&id))
     }
 
-    /// The one workload that `identity` can stand for at `address`, if there is just one.
-    pub fn workload(
-        &self,
-        identity: &Identity,
-        address: Option<IpAddr>,
-    ) -> Option<&Arc<WorkloadName>> {
+    /// The name of the one workload that `identity` can stand for at `address`, if there is just
+    /// one.
+    pub fn workload(&self, identity: &Identity, address: Option<IpAddr>) -> Option<&str> {
         let Some(candidates) = self.context.workloads.with(&identity.subject) else {
             let names = &self.context.elsewhere;
             let names = self.elsewhere.get_or_init(|| NamesElsewhere::of(names));
             return names.workload(&identity.subject, address?);
         };
         if let [only] = candidates {
-            return Some(only);
+            return Some(&only.name);
         }
         let owner = self.context.workloads.at(address?)?;
-        candidates.iter().find(|c| Arc::ptr_eq(c, owner))
+        let owner = candidates.iter().find(|c| Arc::ptr_eq(c, owner));
+        owner.map(|owner| owner.name.as_str())
     }
 
     /// Whether it is an address of this host itself.
@@ -475,9 +473,7 @@ mod tests {
         });
         let names = book.load();
         let name = |app, address: Option<&str>| {
-            names
-                .workload(&identity(app), address.map(|a| a.parse().unwrap()))
-                .map(|w| w.name.as_str())
+            names.workload(&identity(app), address.map(|a| a.parse().unwrap()))
         };
         assert_eq!(name("db", None), Some("db"));
         assert_eq!(name("web", Some("10.0.0.3")), Some("web-2"));

@@ -248,7 +248,7 @@ fn side_by_identity(names: &Names, number: u32, address: Option<IpAddr>) -> Side
             kind: SideKind::Workload,
             name: known
                 .and_then(|known| names.workload(known, address))
-                .map(|workload| workload.name.clone()),
+                .map(str::to_owned),
             namespace: Some(namespace.clone()),
             labels: labels.clone(),
             spiffe_id: spiffe_id.clone(),

@@ -1,54 +1,43 @@
 //! Names of workloads on other hosts.
 
-use std::{collections::HashMap, net::IpAddr, sync::Arc};
+use std::{net::IpAddr, sync::Arc};
 
-use super::{context::WorkloadName, names_here::name_of};
 use crate::{
     compile::{elsewhere::Elsewhere, image::IdentitySubject},
     policy::model::Workload,
 };
 
-/// By address: those that have it alone, and those that share it.
+/// In the order of addresses: those that have one alone, and those that share one.
 #[derive(Debug, Default)]
-pub(super) struct NamesElsewhere(HashMap<IpAddr, Vec<(IdentitySubject, Arc<WorkloadName>)>>);
+pub(super) struct NamesElsewhere(Vec<(IpAddr, Arc<Workload>)>);
 
 impl NamesElsewhere {
     /// Of every node.
     pub fn of(elsewhere: &Elsewhere) -> Self {
-        let mut names = Self::default();
+        let mut names = Vec::new();
         for node in &elsewhere.nodes {
             for workload in &node.workloads {
-                for address in &workload.addresses {
-                    names.add(address.addr(), workload);
-                }
+                let addresses = workload.addresses.iter();
+                names.extend(addresses.map(|net| (net.addr(), Arc::clone(workload))));
             }
-            for service in &node.services {
-                names.add(service.at.address, &service.workload);
-            }
+            let services = node.services.iter();
+            names.extend(services.map(|s| (s.at.address, Arc::clone(&s.workload))));
         }
-        names
+        let key = |(address, workload): &(IpAddr, Arc<Workload>)| (*address, Arc::as_ptr(workload));
+        names.sort_unstable_by_key(key);
+        // Those with several ports.
+        names.dedup_by_key(|entry| key(entry));
+        names.shrink_to_fit();
+        Self(names)
     }
 
-    fn add(&mut self, address: IpAddr, workload: &Workload) {
-        let here = self.0.entry(address).or_default();
-        let known = |(_, name): &(_, Arc<WorkloadName>)| {
-            (&name.namespace, &name.name) == (&workload.namespace, &workload.name)
-        };
-        if here.iter().any(known) {
-            return;
-        }
-        here.push((IdentitySubject::of(workload), name_of(workload)));
-    }
-
-    /// The one workload at an address that policy sees as `subject`.
-    pub fn workload(
-        &self,
-        subject: &IdentitySubject,
-        address: IpAddr,
-    ) -> Option<&Arc<WorkloadName>> {
-        let mut found = self.0.get(&address)?.iter().filter(|(is, _)| is == subject);
+    /// The name of the one workload at an address that policy sees as `subject`.
+    pub fn workload(&self, subject: &IdentitySubject, address: IpAddr) -> Option<&str> {
+        let from = self.0.partition_point(|(other, _)| *other < address);
+        let here = self.0[from..].iter().take_while(|(at, _)| *at == address);
+        let mut found = here.filter(|(_, workload)| IdentitySubject::of(workload) == *subject);
         match (found.next(), found.next()) {
-            (Some((_, name)), None) => Some(name),
+            (Some((_, workload)), None) => Some(&workload.name),
             _ => None,
         }
     }

@@ -1,6 +1,7 @@
 //! Resolved policy: what a tree of documents means, with every name looked up, every default
 //! filled in and every value in its type. Nothing after this stage sees YAML.
 
+mod labels;
 mod moment;
 mod pattern;
 mod peer;
@@ -15,13 +16,12 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 pub use self::{
+    labels::Labels,
     moment::{Moment, MomentError, Validity},
     pattern::{SpiffePattern, UnitPattern},
     peer::{Group, Peer},
     port::{NamedPort, NamedPortMatch, PortMatch, PortRange},
-    selector::{
-        Expression, LabelSelector, Labels, NAME_LABEL, Namespaces, Operator, WorkloadSelector,
-    },
+    selector::{Expression, LabelSelector, NAME_LABEL, Namespaces, Operator, WorkloadSelector},
     trust_domain::{BundleSource, TrustDomainSettings},
 };
 

@@ -9,6 +9,7 @@
 //! Records go up one way ([`publisher`]) and come down another ([`reader`]); what the accepted
 //! ones say becomes [`crate::compile::elsewhere::Elsewhere`], which the policy loop compiles.
 
+mod claims;
 pub mod copies;
 pub mod etcd;
 pub mod fleet;
@@ -21,7 +22,9 @@ pub mod publisher;
 pub mod reader;
 pub mod record;
 pub mod settings;
+mod shared_labels;
 pub mod signed;
+mod statement;
 pub mod status;
 pub mod taking_part;
 mod wire;

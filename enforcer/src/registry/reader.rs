@@ -317,9 +317,7 @@ impl Reader {
         let elsewhere = self.fleet.elsewhere();
         let workloads = elsewhere.nodes.iter().map(|node| node.workloads.len());
         let workloads = workloads.sum();
-        let contested: std::collections::BTreeSet<_> =
-            nodes.iter().flat_map(|node| &node.contested).collect();
-        let contested = contested.len();
+        let contested = self.fleet.contested();
         let refusals = self.fleet.refusals().iter();
         let refusals = refusals.map(|(code, count)| ((*code).to_owned(), *count));
         let refusals = refusals.collect();

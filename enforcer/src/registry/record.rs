@@ -1,7 +1,7 @@
 //! What a node says of itself.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
@@ -132,7 +132,7 @@ impl NodeRecord {
         let workload = |w: &PublishedWorkload| wire::Workload {
             namespace: w.namespace.clone(),
             name: w.name.clone(),
-            labels: w.labels.clone(),
+            labels: BTreeMap::clone(&w.labels),
             spiffe_id: w.spiffe_id.clone(),
             service_account: w.service_account.clone(),
             unit: w.unit.clone(),
@@ -161,7 +161,7 @@ impl NodeRecord {
             issued: self.issued,
             expires: self.expires,
             addresses: bytes_of(&self.addresses),
-            labels: self.labels.clone(),
+            labels: BTreeMap::clone(&self.labels),
             workloads: self.workloads.iter().map(workload).collect(),
             enforces: self.enforces,
         };
@@ -274,7 +274,7 @@ fn text(text: String, what: &'static str) -> Result<String, Malformed> {
     Ok(text)
 }
 
-fn labels_of(labels: Labels) -> Result<Labels, Malformed> {
+fn labels_of(labels: BTreeMap<String, String>) -> Result<Labels, Malformed> {
     if labels.len() > MOST_LABELS {
         return Err(Malformed::TooMany("labels"));
     }
@@ -288,7 +288,7 @@ fn labels_of(labels: Labels) -> Result<Labels, Malformed> {
             return Err(Malformed::Text("value of a label"));
         }
     }
-    Ok(labels)
+    Ok(labels.into())
 }
 
 fn bytes_of(addresses: &[IpAddr]) -> Vec<Vec<u8>> {

@@ -146,7 +146,8 @@ pub(super) fn namespace() -> impl Strategy<Value = String> {
 
 pub(super) fn labels() -> impl Strategy<Value = Labels> {
     let pair = select(vec!["k", "l"]).prop_map(str::to_owned);
-    btree_map(pair, select(vec!["x", "y"]).prop_map(str::to_owned), 0..=2)
+    let value = select(vec!["x", "y"]).prop_map(str::to_owned);
+    btree_map(pair, value, 0..=2).prop_map(Labels::from)
 }
 
 fn fallback() -> impl Strategy<Value = Fallback> {

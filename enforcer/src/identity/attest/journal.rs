@@ -4,6 +4,7 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     fmt::Display,
+    net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -40,6 +41,10 @@ pub enum EventKind {
     /// This node's own record of the fleet was changed or removed by somebody else, and is put
     /// back.
     Restore,
+    /// Several nodes claim an address of the fleet, which is therefore nobody's.
+    Contest,
+    /// Not more than one claims it any more.
+    Settle,
 }
 
 /// At which door it happened.
@@ -76,6 +81,8 @@ impl EventKind {
             Self::Refuse => "refuse",
             Self::Issue => "issue",
             Self::Restore => "restore",
+            Self::Contest => "contest",
+            Self::Settle => "settle",
         }
     }
 }
@@ -126,6 +133,13 @@ pub struct SecurityEvent {
     /// The node under whose name the record of the fleet was published.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub published_as: Option<String>,
+    /// The nodes that claim the addresses, or did.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub nodes: Vec<String>,
+    /// Addresses that several nodes claim, or did: the first of them. The message says how many
+    /// there are.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<IpAddr>,
 }
 
 impl SecurityEvent {
@@ -148,6 +162,8 @@ impl SecurityEvent {
             source: None,
             pid: None,
             published_as: None,
+            nodes: Vec::new(),
+            addresses: Vec::new(),
         }
     }
 
@@ -238,10 +254,14 @@ impl Journal {
         }
         log.kept.push_back(event);
         drop(logs);
-        if kind == EventKind::Refuse {
-            warn!(target: "enforcer::security", event = json, "{subject} refused: {message}");
-        } else {
-            info!(target: "enforcer::security", event = json, "{subject}: {message}");
+        match kind {
+            EventKind::Refuse => {
+                warn!(target: "enforcer::security", event = json, "{subject} refused: {message}");
+            }
+            EventKind::Contest => {
+                warn!(target: "enforcer::security", event = json, "{subject}: {message}");
+            }
+            _ => info!(target: "enforcer::security", event = json, "{subject}: {message}"),
         }
     }
 
@@ -302,6 +322,8 @@ mod tests {
             source: text(),
             pid: Some(1),
             published_as: text(),
+            nodes: vec!["x".to_owned()],
+            addresses: vec![[10, 0, 0, 1].into()],
             ..SecurityEvent::new(EventKind::Refuse, "expired", "x")
         }
     }
@@ -324,6 +346,8 @@ mod tests {
             EventKind::Refuse,
             EventKind::Issue,
             EventKind::Restore,
+            EventKind::Contest,
+            EventKind::Settle,
         ] {
             documented(kind.name());
         }

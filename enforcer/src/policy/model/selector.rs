@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::pattern::{SpiffePattern, UnitPattern};
-
-/// Labels of a workload or demanded by a selector.
-pub type Labels = BTreeMap<String, String>;
+use super::{
+    labels::Labels,
+    pattern::{SpiffePattern, UnitPattern},
+};
 
 /// The label that every namespace has by itself: its name (as in Kubernetes).
 pub const NAME_LABEL: &str = "kubernetes.io/metadata.name";

@@ -1,5 +1,3 @@
-use std::collections::BTreeMap;
-
 use super::*;
 use crate::{
     api::status::{EndpointStatus, PlaceKind},
@@ -9,6 +7,7 @@ use crate::{
         fixtures::{Ca, ca_params, leaf_params, trust},
         material::Material,
     },
+    policy::model::Labels,
 };
 
 const ID: &str = "spiffe://example.org/web";
@@ -25,7 +24,7 @@ fn endpoint(number: u64) -> EndpointStatus {
         namespace: Some("shop".into()),
         name: "web".into(),
         identity: 300,
-        labels: BTreeMap::new(),
+        labels: Labels::new(),
         spiffe_id: Some(ID.into()),
         assurance: Assurance::Kernel,
         attested: None,
