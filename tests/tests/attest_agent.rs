@@ -2,8 +2,8 @@
 
 use std::{
     collections::BTreeSet,
+    net::TcpListener,
     os::unix::net::UnixDatagram,
-    path::PathBuf,
     process::{Child, Command, Output, Stdio},
     time::{Duration, Instant},
 };
@@ -14,11 +14,9 @@ use nix::{
     unistd::Pid,
 };
 use tests::lab::{
-    Daemon, Expect, FlowProtocol, Lab, Place, Process, patient,
-    pki::{Identity, Pki, trust_domain},
+    Daemon, Expect, FlowProtocol, Place, Process, ProofScene, patient,
+    pki::{Identity, SERVER, URL},
     place::program,
-    shop::Shop,
-    tree::Tree,
 };
 
 const TREE: &str = "\
@@ -49,68 +47,48 @@ spec:
 ---
 ";
 
-const SERVER: &str = "127.0.0.1:9465";
-const URL: &str = "https://127.0.0.1:9465/v1/attest";
-
 struct Scene {
     daemon: Daemon,
-    tree: Tree,
-    pki: Pki,
-    shop: Shop,
-    lab: Lab,
+    ground: ProofScene,
 }
 
 impl Scene {
     fn new() -> Result<Self> {
-        Self::with(&[])
+        Self::with(|_| Vec::new())
     }
 
     /// With a Workload API of this host's own authority; further flags.
     fn with_workload_api(flags: &[&str]) -> Result<Self> {
-        Self::with(&[&["--workload-api", "SOCKET", "--ca", "CA"], flags].concat())
-    }
-
-    fn with(flags: &[&str]) -> Result<Self> {
-        let lab = Lab::new()?;
-        let shop = Shop::build(&lab)?;
-        let pki = Pki::new(&lab, "pki")?;
-        let tree = Tree::empty(&lab, "policies")?;
-        tree.write("tree.yaml", TREE)?;
-        tree.write("trust.yaml", &trust_domain(&pki.bundle(), &[]))?;
-        let mut options = shop.front.daemon_options(tree.path())?;
-        options.extra = pki.daemon_flags("front")?;
-        let text = |path: PathBuf| path.display().to_string();
-        let flags = flags.iter().map(|flag| match *flag {
-            "SOCKET" => text(Self::socket(&lab)),
-            "CA" => text(pki.folder()),
-            flag => flag.to_owned(),
-        });
-        options.extra.extend(flags);
-        Ok(Self {
-            daemon: Daemon::start(&lab, options)?,
-            tree,
-            pki,
-            shop,
-            lab,
+        Self::with(|ground| {
+            let mut all = ground.issuing(&ground.shop.front);
+            all.extend(flags.iter().map(|flag| (*flag).to_owned()));
+            all
         })
     }
 
-    fn socket(lab: &Lab) -> PathBuf {
-        lab.folder().join("workload.sock")
+    fn with(flags: impl FnOnce(&ProofScene) -> Vec<String>) -> Result<Self> {
+        let ground = ProofScene::trusting(&[("tree.yaml", TREE)])?;
+        let front = &ground.shop.front;
+        let flags = [ground.pki.daemon_flags(front.name)?, flags(&ground)].concat();
+        Ok(Self {
+            daemon: ground.start(front, &flags)?,
+            ground,
+        })
     }
 
     /// The agent at a place, with what the Workload API says.
     fn attest_from_api(&self, place: &Place) -> Result<Command> {
+        let socket = self.ground.socket(&self.ground.shop.front);
         let mut command = place.command(program("enforcer")?)?;
         command
             .args(["attest", "--server", SERVER, "--identity-from"])
-            .arg(format!("unix://{}", Self::socket(&self.lab).display()))
+            .arg(format!("unix://{}", socket.display()))
             .stdin(Stdio::null());
         Ok(command)
     }
 
     fn web(&self) -> &Place {
-        &self.shop.web.place
+        &self.ground.shop.web.place
     }
 
     /// Serial number of the certificate that is bound there.
@@ -126,22 +104,24 @@ impl Scene {
 
     /// The store, which runs from now on, and is an endpoint when this returns.
     fn serve_store(&self) -> Result<Process> {
-        let server = self.shop.front.place("/shop/store")?.serve(&[7000], &[])?;
+        let server = self
+            .ground
+            .shop
+            .front
+            .place("/shop/store")?
+            .serve(&[7000], &[])?;
         self.daemon.wait_for_endpoint("store", true)?;
         Ok(server)
     }
 
     fn store_is(&self, from: &Place, expect: Expect) -> Result<()> {
-        let store = self.shop.web.ip(false);
+        let store = self.ground.shop.web.ip(false);
         from.expect(FlowProtocol::Tcp, store, 7000, expect)?;
         Ok(())
     }
 
     fn refused(&self, reason: &str) -> Result<u64> {
-        let reason = format!("reason=\"{reason}\"");
-        let labels = ["event=\"refuse\"", reason.as_str()];
-        self.daemon
-            .metric("enforcer_attestation_events_total", &labels)
+        self.daemon.refusals("attestation", reason)
     }
 }
 
@@ -159,7 +139,7 @@ impl Agent {
     }
 
     fn start_command(scene: &Scene, mut command: Command) -> Result<Self> {
-        let path = scene.lab.folder().join("notify");
+        let path = scene.ground.lab.folder().join("notify");
         let _ = std::fs::remove_file(&path);
         let manager = UnixDatagram::bind(&path)?;
         let child = command
@@ -197,7 +177,7 @@ impl Drop for Agent {
 fn the_agent_says_when_it_is_ready_and_renews_before_a_lease_ends() -> Result<()> {
     let scene = Scene::new()?;
     let _server = scene.serve_store()?;
-    let identity = scene.pki.issue("web", &[])?;
+    let identity = scene.ground.pki.issue("web", &[])?;
     scene.store_is(scene.web(), Expect::Denied)?;
     let mut agent = Agent::start(&scene, &identity, &["--lease", "4s"])?;
     let told = agent.hears(Duration::from_secs(10))?;
@@ -208,7 +188,7 @@ fn the_agent_says_when_it_is_ready_and_renews_before_a_lease_ends() -> Result<()
     );
     // Whoever waited for that gets through, and what it opens lives through every renewal.
     scene.store_is(scene.web(), Expect::Open)?;
-    let address = scene.shop.web.v4(7000);
+    let address = scene.ground.shop.web.v4(7000);
     let mut held = scene
         .web()
         .hold(address, 1, Some(Duration::from_millis(50)))?;
@@ -233,22 +213,21 @@ fn the_agent_says_when_it_is_ready_and_renews_before_a_lease_ends() -> Result<()
 fn the_agent_takes_new_files_up_without_a_gap() -> Result<()> {
     let scene = Scene::new()?;
     let _server = scene.serve_store()?;
-    let identity = scene.pki.issue("web", &[])?;
+    let identity = scene.ground.pki.issue("web", &[])?;
     let old = identity.serial()?;
     let mut agent = Agent::start(&scene, &identity, &["--keep"])?;
     agent.hears(Duration::from_secs(10))?;
-    let address = scene.shop.web.v4(7000);
+    let address = scene.ground.shop.web.v4(7000);
     let mut held = scene
         .web()
         .hold(address, 1, Some(Duration::from_millis(50)))?;
     // Long before its lease ends: the files say so.
-    let renewed = scene.pki.issue("web", &[])?;
+    let renewed = scene.ground.pki.issue("web", &[])?;
     ensure!(renewed.certificate == identity.certificate && renewed.serial()? != old);
     let told = agent.hears(Duration::from_secs(10))?;
     ensure!(told.contains("is proven"), "{told}");
     // The old certificate is worth nothing any more, and nobody notices.
-    let revoked = trust_domain(&scene.pki.bundle(), &[&old]);
-    scene.tree.write("trust.yaml", &revoked)?;
+    scene.ground.revoke(&[&old])?;
     std::thread::sleep(Duration::from_secs(2));
     held.ensure_alive()?;
     ensure!(scene.daemon.assurance("web")? == "attested");
@@ -269,7 +248,7 @@ fn the_agent_follows_the_workload_api_without_a_gap() -> Result<()> {
     let told = agent.hears(Duration::from_secs(20))?;
     ensure!(told.starts_with("READY=1\n"), "{told}");
     scene.store_is(scene.web(), Expect::Open)?;
-    let address = scene.shop.web.v4(7000);
+    let address = scene.ground.shop.web.v4(7000);
     let mut held = scene
         .web()
         .hold(address, 1, Some(Duration::from_millis(50)))?;
@@ -296,22 +275,22 @@ fn what_a_new_root_signs_is_proven_with_at_once() -> Result<()> {
     let command = scene.attest_from_api(scene.web())?;
     let agent = Agent::start_command(&scene, command)?;
     agent.hears(Duration::from_secs(20))?;
-    let address = scene.shop.web.v4(7000);
+    let address = scene.ground.shop.web.v4(7000);
     let mut held = scene
         .web()
         .hold(address, 1, Some(Duration::from_millis(50)))?;
     let before = scene.serial("web")?;
-    scene.pki.ca(&["rotate"])?;
-    scene.pki.ca(&["rotate", "--activate"])?;
+    scene.ground.pki.ca(&["rotate"])?;
+    scene.ground.pki.ca(&["rotate", "--activate"])?;
     // The daemon shows one by the new root, too.
-    scene.pki.daemon_flags("front")?;
+    scene.ground.pki.daemon_flags("front")?;
     let deadline = Instant::now() + patient(Duration::from_secs(20));
     while scene.serial("web")? == before {
         ensure!(Instant::now() < deadline, "{}", scene.daemon.log());
         std::thread::sleep(Duration::from_millis(50));
     }
     // What the old root signed is worth nothing now, and nobody notices.
-    scene.pki.ca(&["rotate", "--retire"])?;
+    scene.ground.pki.ca(&["rotate", "--retire"])?;
     std::thread::sleep(Duration::from_secs(2));
     held.ensure_alive()?;
     ensure!(scene.daemon.assurance("web")? == "attested");
@@ -325,7 +304,7 @@ fn whom_the_workload_api_does_not_know_is_told_so() -> Result<()> {
         let mut command = scene.attest_from_api(place)?;
         Ok(command.args(["--once", "--timeout", "3s"]).output()?)
     };
-    let output = once(&scene.shop.front.place("/shop/store")?)?;
+    let output = once(&scene.ground.shop.front.place("/shop/store")?)?;
     let said = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.code() == Some(3), "{output:?}");
     ensure!(said.contains("PermissionDenied"), "{said}");
@@ -337,11 +316,27 @@ fn whom_the_workload_api_does_not_know_is_told_so() -> Result<()> {
 }
 
 #[test]
+fn nobody_there_is_told_apart_from_nobody_who_answers() -> Result<()> {
+    let ground = ProofScene::new(&[])?;
+    let identity = ground.pki.issue("web", &[])?;
+    let web = &ground.shop.web.place;
+    let once = || identity.attest(web, SERVER, &[]);
+    let output = once()?;
+    ensure!(output.status.code() == Some(3), "{output:?}");
+    // The kernel takes the connection, and that is all.
+    let listener = web.enter(|| TcpListener::bind(SERVER))??;
+    let output = once()?;
+    ensure!(output.status.code() == Some(4), "{output:?}");
+    drop(listener);
+    Ok(())
+}
+
+#[test]
 fn a_proof_is_the_cgroups_whatever_is_executed_in_it() -> Result<()> {
     let scene = Scene::new()?;
     let _server = scene.serve_store()?;
-    let identity = scene.pki.issue("web", &[])?;
-    let connect = format!("exec 3<>/dev/tcp/{}/7000", scene.shop.web.ip(false));
+    let identity = scene.ground.pki.issue("web", &[])?;
+    let connect = format!("exec 3<>/dev/tcp/{}/7000", scene.ground.shop.web.ip(false));
     let run = |script: String| -> Result<bool> {
         let mut command = scene.web().command("timeout")?;
         let output = command.args(["5", "bash", "-c", &script]).output()?;
@@ -360,9 +355,9 @@ fn a_proof_is_the_cgroups_whatever_is_executed_in_it() -> Result<()> {
     ensure!(run(format!("{attest} && exec bash -c '{connect}'"))?);
     scene.store_is(scene.web(), Expect::Open)?;
     // Not outside of it, nor inside where somebody else is.
-    let outside = scene.shop.front.place("system")?;
+    let outside = scene.ground.shop.front.place("system")?;
     scene.store_is(&outside, Expect::Denied)?;
-    let inner = scene.shop.front.place("/shop/web/inner")?;
+    let inner = scene.ground.shop.front.place("/shop/web/inner")?;
     scene.daemon.wait_for_assurance("inner", "kernel")?;
     scene.store_is(&inner, Expect::Denied)?;
     Ok(())
@@ -371,11 +366,11 @@ fn a_proof_is_the_cgroups_whatever_is_executed_in_it() -> Result<()> {
 #[test]
 fn the_nearest_endpoint_is_the_one_that_is_proven() -> Result<()> {
     let scene = Scene::new()?;
-    let inner = scene.shop.front.place("/shop/web/inner")?;
-    let deeper = scene.shop.front.place("/shop/web/inner/deeper")?;
-    let beside = scene.shop.front.place("/shop/web/beside")?;
-    let web = scene.pki.issue("web", &[])?;
-    let own = scene.pki.issue("inner", &[])?;
+    let inner = scene.ground.shop.front.place("/shop/web/inner")?;
+    let deeper = scene.ground.shop.front.place("/shop/web/inner/deeper")?;
+    let beside = scene.ground.shop.front.place("/shop/web/beside")?;
+    let web = scene.ground.pki.issue("web", &[])?;
+    let own = scene.ground.pki.issue("inner", &[])?;
     scene.daemon.wait_for_assurance("inner", "kernel")?;
     // Below an endpoint, but nearer to another one.
     let before = scene.refused("wrong-workload")?;

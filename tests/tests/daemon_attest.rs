@@ -20,11 +20,9 @@ use rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
 };
 use tests::lab::{
-    Daemon, Expect, FlowProtocol, Lab, Place,
-    pki::{Identity, Pki, leaf, trust_domain},
+    Daemon, Expect, FlowProtocol, Place, ProofScene,
+    pki::{Identity, SERVER, URL, leaf},
     place::program,
-    shop::Shop,
-    tree::Tree,
 };
 
 const WORKLOADS: &str = "\
@@ -39,54 +37,28 @@ metadata: {name: noisy, namespace: shop, labels: {app: noisy}}
 spec: {cgroup: /shop/noisy}
 ";
 
-const SERVER: &str = "127.0.0.1:9465";
-const URL: &str = "https://127.0.0.1:9465/v1/attest";
-
 struct Scene {
     daemon: Daemon,
-    tree: Tree,
-    pki: Pki,
-    shop: Shop,
-    _lab: Lab,
+    ground: ProofScene,
 }
 
 impl Scene {
     fn new(revoked: &[&str]) -> Result<Self> {
-        let lab = Lab::new()?;
-        let shop = Shop::build(&lab)?;
-        let pki = Pki::new(&lab, "pki")?;
-        let tree = Tree::empty(&lab, "policies")?;
-        tree.write("workloads.yaml", WORKLOADS)?;
-        tree.write("trust.yaml", &trust_domain(&pki.bundle(), revoked))?;
-        let mut options = shop.front.daemon_options(tree.path())?;
-        options.extra = pki.daemon_flags("front")?;
-        let mut daemon = Daemon::prepare(&lab, options)?;
-        let flags = daemon.flow_log_flags();
-        daemon.options().extra.extend(flags);
-        daemon.launch()?;
-        daemon.wait_ready()?;
+        let ground = ProofScene::new(&[("workloads.yaml", WORKLOADS)])?;
+        ground.revoke(revoked)?;
         Ok(Self {
-            daemon,
-            tree,
-            pki,
-            shop,
-            _lab: lab,
+            daemon: ground.start_attesting(&ground.shop.front)?,
+            ground,
         })
     }
 
     fn web(&self) -> &Place {
-        &self.shop.web.place
+        &self.ground.shop.web.place
     }
 
     /// How often connections were refused for this reason.
     fn refused(&self, reason: &str) -> Result<u64> {
-        let labels = [
-            "event=\"refuse\"".to_owned(),
-            format!("reason=\"{reason}\""),
-        ];
-        let labels = labels.each_ref().map(String::as_str);
-        self.daemon
-            .metric("enforcer_attestation_events_total", &labels)
+        self.daemon.refusals("attestation", reason)
     }
 
     /// Tries to attest with it, from where it would be right; the reason that is counted.
@@ -121,7 +93,7 @@ fn uri(text: &str) -> Result<SanType> {
 #[test]
 fn no_bad_certificate_is_taken() -> Result<()> {
     let scene = Scene::new(&["5ead"])?;
-    let pki = &scene.pki;
+    let pki = &scene.ground.pki;
     scene.expect_served(&pki.issue("web", &[])?)?;
 
     let expired = pki.forge("expired", |p| p.not_after = date_time_ymd(2020, 1, 1))?;
@@ -212,7 +184,7 @@ spec:
 fn security_events_are_told_where_flow_records_are() -> Result<()> {
     let scene = Scene::new(&[])?;
     let daemon = &scene.daemon;
-    scene.tree.write("closed.yaml", CLOSED)?;
+    scene.ground.tree.write("closed.yaml", CLOSED)?;
     daemon.apply()?;
     // A denied flow, so that records of both kinds are in the file.
     let to = Ipv4Addr::LOCALHOST.into();
@@ -223,9 +195,10 @@ fn security_events_are_told_where_flow_records_are() -> Result<()> {
         r.peer.port == Some(9_999)
     })?;
 
-    let identity = scene.pki.issue("web", &[])?;
+    let identity = scene.ground.pki.issue("web", &[])?;
     scene.expect_served(&identity)?;
     let expired = scene
+        .ground
         .pki
         .forge("expired", |p| p.not_after = date_time_ymd(2020, 1, 1))?;
     scene.expect_refused(&expired, "expired")?;
@@ -251,7 +224,7 @@ fn security_events_are_told_where_flow_records_are() -> Result<()> {
     // Who reads flow records passes over them.
     let log = daemon.flow_log();
     let log = log.to_str().context("a path")?;
-    let tree = scene.tree.path().to_str().context("a path")?;
+    let tree = scene.ground.tree.path().to_str().context("a path")?;
     let output = Command::new(program("enforcer")?)
         .args([
             "--output", "json", "simulate", tree, "--strict", "--flows", log,
@@ -298,7 +271,7 @@ fn s_client(place: &Place, identity: Option<&Identity>, flags: &[&str]) -> Resul
 fn only_tls_of_today_with_a_certificate() -> Result<()> {
     let scene = Scene::new(&[])?;
     let web = scene.web();
-    let identity = scene.pki.issue("web", &[])?;
+    let identity = scene.ground.pki.issue("web", &[])?;
     let good = s_client(web, Some(&identity), &["-tls1_3", "-quiet"])?;
     assert!(good.contains("HTTP/1.1 200"), "{good}");
     assert!(good.contains("spiffe://example.org/web"), "{good}");
@@ -365,7 +338,7 @@ fn exchanged_by(
 fn keys_are_exchanged_so_that_a_quantum_computer_does_not_find_them() -> Result<()> {
     use aws_lc_rs::kx_group::{SECP256R1, X25519, X25519MLKEM768};
     let scene = Scene::new(&[])?;
-    let identity = scene.pki.issue("web", &[])?;
+    let identity = scene.ground.pki.issue("web", &[])?;
     let hybrid = NamedGroup::X25519MLKEM768;
     let by =
         |groups: &[&'static dyn SupportedKxGroup]| exchanged_by(scene.web(), &identity, groups);
@@ -408,14 +381,14 @@ fn a_handshake_that_takes_too_long_is_ended() -> Result<()> {
     })??;
     assert!(took >= Duration::from_secs(4), "{took:?}");
     assert_eq!(scene.refused("handshake-timeout")?, 1);
-    scene.expect_served(&scene.pki.issue("web", &[])?)
+    scene.expect_served(&scene.ground.pki.issue("web", &[])?)
 }
 
 #[test]
 fn huge_and_malformed_requests_are_refused_and_others_served() -> Result<()> {
     let scene = Scene::new(&[])?;
     let web = scene.web();
-    let identity = scene.pki.issue("web", &[])?;
+    let identity = scene.ground.pki.issue("web", &[])?;
     let long = "x".repeat(60_000);
     let header = format!("X-Long: {long}");
     for (flags, expected) in [
@@ -460,12 +433,12 @@ fn ten_thousand_idle_connections_keep_nobody_out() -> Result<()> {
     const CONNECTIONS: usize = 10_000;
     nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE, 20_000, 20_000)?;
     let scene = Scene::new(&[])?;
-    let identity = scene.pki.issue("web", &[])?;
+    let identity = scene.ground.pki.issue("web", &[])?;
     scene.expect_served(&identity)?;
 
     // From many sources at once, each with as many connections as it may have. What they begin
     // of a handshake they never end.
-    let intruder = &scene.shop.intruder;
+    let intruder = &scene.ground.shop.intruder;
     let sources: Vec<Ipv4Addr> = (0..200_u8)
         .map(|n| Ipv4Addr::new(10, 77, 9, 20 + n))
         .collect();
@@ -473,8 +446,8 @@ fn ten_thousand_idle_connections_keep_nobody_out() -> Result<()> {
         .iter()
         .map(|source| format!("addr add {source}/24 dev eth0"))
         .collect();
-    scene.shop.outside.ip(&commands)?;
-    let to = SocketAddr::new(scene.shop.web.ip(false), 9465);
+    scene.ground.shop.outside.ip(&commands)?;
+    let to = SocketAddr::new(scene.ground.shop.web.ip(false), 9465);
     let idle = intruder
         .place
         .enter(|| -> Result<Vec<std::net::TcpStream>> {
@@ -495,7 +468,7 @@ fn ten_thousand_idle_connections_keep_nobody_out() -> Result<()> {
     drop(idle);
 
     // And from one neighbour on the same host, with the same address as everybody there.
-    let noisy = scene.shop.front.place("/shop/noisy")?;
+    let noisy = scene.ground.shop.front.place("/shop/noisy")?;
     let mut hold = noisy.command("bash")?;
     hold.args([
         "-c",

@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use enforcer::api::{identity::IdentityStatus, status::Status};
 use tests::lab::{
     Daemon, Lab, Place, patient,
-    pki::{ATTEST, Pki},
+    pki::{ATTEST, Pki, SERVER},
     shop::Shop,
     tree::Tree,
 };
@@ -28,9 +28,6 @@ kind: Workload
 metadata: {name: job, namespace: shop, labels: {app: job}}
 spec: {cgroup: /shop/job, spiffeId: 'spiffe://example.org/job'}
 ";
-
-/// Where the daemon listens, from its own host.
-const SERVER: &str = "127.0.0.1:9465";
 
 fn identity(daemon: &Daemon) -> Result<IdentityStatus> {
     daemon.ask_json(&["identity", "list"])

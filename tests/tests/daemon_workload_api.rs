@@ -4,7 +4,6 @@
 
 use std::{
     fs,
-    path::PathBuf,
     process::{Command, Stdio},
     sync::Arc,
     time::{Duration, Instant},
@@ -27,10 +26,9 @@ use nix::{
 use rustls_pki_types::UnixTime;
 use tests::{
     lab::{
-        Daemon, Expect, FlowProtocol, Lab, Place, Process, patient,
-        pki::{DOMAIN, Identity, Pki, trust_domain},
-        shop::{Host, Shop},
-        tree::Tree,
+        Daemon, Expect, FlowProtocol, Place, Process, ProofScene, patient,
+        pki::{DOMAIN, Identity, Pki, SERVER, trust_domain},
+        shop::Host,
     },
     probe::workload_api::SvidEvent,
 };
@@ -85,13 +83,6 @@ spec:
 /// How long a message may take.
 const MESSAGE: Duration = Duration::from_secs(20);
 
-struct Scene {
-    pki: Pki,
-    tree: Tree,
-    shop: Shop,
-    lab: Lab,
-}
-
 /// An SVID, as a workload has it.
 #[derive(Clone)]
 struct Shown {
@@ -100,48 +91,21 @@ struct Shown {
     domains: Vec<String>,
 }
 
-impl Scene {
-    fn new() -> Result<Self> {
-        let lab = Lab::new()?;
-        let shop = Shop::build(&lab)?;
-        let pki = Pki::new(&lab, "pki")?;
-        let tree = Tree::empty(&lab, "policies")?;
-        tree.write("web.yaml", WEB)?;
-        tree.write("others.yaml", OTHERS)?;
-        Ok(Self {
-            pki,
-            tree,
-            shop,
-            lab,
-        })
-    }
+fn scene() -> Result<ProofScene> {
+    ProofScene::new(&[("web.yaml", WEB), ("others.yaml", OTHERS)])
+}
 
-    fn socket(&self, host: &Host) -> PathBuf {
-        self.lab.folder().join(format!("{}.sock", host.name))
-    }
+/// A daemon that issues; further flags.
+fn start(scene: &ProofScene, host: &Host, flags: &[&str]) -> Result<Daemon> {
+    let mut all = scene.issuing(host);
+    all.extend(flags.iter().map(|flag| (*flag).to_owned()));
+    scene.start(host, &all)
+}
 
-    fn daemon(&self, host: &Host, flags: &[&str]) -> Result<Daemon> {
-        let mut options = host.daemon_options(self.tree.path())?;
-        options.extra = vec![
-            "--workload-api".to_owned(),
-            self.socket(host).display().to_string(),
-            "--ca".to_owned(),
-            self.pki.folder().display().to_string(),
-        ];
-        options.extra.extend(flags.iter().map(|f| (*f).to_owned()));
-        let mut daemon = Daemon::prepare(&self.lab, options)?;
-        let flags = daemon.flow_log_flags();
-        daemon.options().extra.extend(flags);
-        daemon.launch()?;
-        daemon.wait_ready()?;
-        Ok(daemon)
-    }
-
-    /// A workload that follows the API.
-    fn client(&self, host: &Host, place: &Place) -> Result<Process> {
-        let socket = self.socket(host).display().to_string();
-        place.probe(&["svid", "--socket", &socket])
-    }
+/// A workload that follows the API.
+fn follow(scene: &ProofScene, host: &Host, place: &Place) -> Result<Process> {
+    let socket = scene.socket(host).display().to_string();
+    place.probe(&["svid", "--socket", &socket])
 }
 
 /// The next SVID, which must be a good one.
@@ -199,35 +163,30 @@ fn end(client: &mut Process) -> Result<String> {
 }
 
 fn refused(daemon: &Daemon, reason: &str) -> Result<u64> {
-    let labels = [
-        "event=\"refuse\"".to_owned(),
-        format!("reason=\"{reason}\""),
-    ];
-    let labels = labels.each_ref().map(String::as_str);
-    daemon.metric("enforcer_workload_api_events_total", &labels)
+    daemon.refusals("workload_api", reason)
 }
 
 #[test]
 fn each_workload_gets_its_own_svid_and_nobody_another_ones() -> Result<()> {
-    let scene = Scene::new()?;
+    let scene = scene()?;
     let (front, back) = (&scene.shop.front, &scene.shop.back);
     let other = Pki::new(&scene.lab, "other")?;
     let federated = trust_domain(&other.bundle(), &[]).replace(DOMAIN, "example.net");
     scene.tree.write("federated.yaml", &federated)?;
-    let daemon = scene.daemon(front, &[])?;
+    let daemon = start(&scene, front, &[])?;
 
-    let mut web = scene.client(front, &scene.shop.web.place)?;
+    let mut web = follow(&scene, front, &scene.shop.web.place)?;
     let shown = next_where(&mut web, |shown| shown.domains.len() == 2)?;
     assert_eq!(shown.svid.id().to_string(), "spiffe://example.org/web");
     assert_eq!(shown.domains, ["example.net", DOMAIN]);
 
     // A unit, from a cgroup below it that is made only now.
     let inside = front.place("/system.slice/ledger.service/worker")?;
-    let mut ledger = scene.client(front, &inside)?;
+    let mut ledger = follow(&scene, front, &inside)?;
     let ledgers = next(&mut ledger)?;
     assert_eq!(ledgers.svid.id().to_string(), "spiffe://example.org/ledger");
     // All processes of an endpoint have the same; another endpoint has another one.
-    let mut second = scene.client(front, &scene.shop.web.place)?;
+    let mut second = follow(&scene, front, &scene.shop.web.place)?;
     assert_eq!(next(&mut second)?.svid.serial(), shown.svid.serial());
     assert_ne!(ledgers.svid.serial(), shown.svid.serial());
     let status: Status = daemon.ask_json(&["status"])?;
@@ -243,7 +202,7 @@ fn each_workload_gets_its_own_svid_and_nobody_another_ones() -> Result<()> {
         (scene.shop.intruder.place.clone(), "no-endpoint"),
     ] {
         let before = refused(&daemon, reason)?;
-        let mut client = scene.client(front, &place)?;
+        let mut client = follow(&scene, front, &place)?;
         let message = end(&mut client)?;
         assert!(message.contains("ermission"), "{reason}: {message}");
         assert_eq!(refused(&daemon, reason)?, before + 1, "{reason}");
@@ -265,23 +224,23 @@ fn each_workload_gets_its_own_svid_and_nobody_another_ones() -> Result<()> {
     assert_eq!(told, events);
 
     // Behind an interface the network namespace says who it is.
-    let _back = scene.daemon(back, &[])?;
-    let mut api = scene.client(back, &scene.shop.api.place)?;
+    let _back = start(&scene, back, &[])?;
+    let mut api = follow(&scene, back, &scene.shop.api.place)?;
     assert_eq!(
         next(&mut api)?.svid.id().to_string(),
         "spiffe://example.org/api"
     );
-    let mut db = scene.client(back, &scene.shop.db.place)?;
+    let mut db = follow(&scene, back, &scene.shop.db.place)?;
     assert!(end(&mut db)?.contains("ermission"));
     Ok(())
 }
 
 #[test]
 fn svids_roots_and_names_change_under_an_open_stream() -> Result<()> {
-    let scene = Scene::new()?;
+    let scene = scene()?;
     let front = &scene.shop.front;
-    let daemon = scene.daemon(front, &["--svid-lifetime", "8s"])?;
-    let mut web = scene.client(front, &scene.shop.web.place)?;
+    let daemon = start(&scene, front, &["--svid-lifetime", "8s"])?;
+    let mut web = follow(&scene, front, &scene.shop.web.place)?;
     let first = next(&mut web)?;
     let second = next(&mut web)?;
     assert_ne!(first.svid.serial(), second.svid.serial());
@@ -324,14 +283,14 @@ fn svids_roots_and_names_change_under_an_open_stream() -> Result<()> {
 
 #[test]
 fn a_process_takes_no_identity_along_and_leaves_none_behind() -> Result<()> {
-    let scene = Scene::new()?;
+    let scene = scene()?;
     let front = &scene.shop.front;
-    let daemon = scene.daemon(front, &["--svid-lifetime", "8s"])?;
+    let daemon = start(&scene, front, &["--svid-lifetime", "8s"])?;
     let web = &scene.shop.web.place;
 
     // Into another workload, with an open stream.
     let ledger = front.place("/system.slice/ledger.service")?;
-    let mut client = scene.client(front, web)?;
+    let mut client = follow(&scene, front, web)?;
     next(&mut client)?;
     fs::write(
         ledger.cgroup().join("cgroup.procs"),
@@ -342,7 +301,7 @@ fn a_process_takes_no_identity_along_and_leaves_none_behind() -> Result<()> {
     assert_eq!(refused(&daemon, "moved")?, 1);
 
     // And to where nobody is.
-    let mut client = scene.client(front, web)?;
+    let mut client = follow(&scene, front, web)?;
     next(&mut client)?;
     let outside = front.place("/system")?;
     fs::write(
@@ -403,9 +362,9 @@ fn grpc_status(place: &Place, socket: &str, method: &str, headers: &[&str]) -> R
 
 #[test]
 fn the_protocol_is_that_of_the_specification() -> Result<()> {
-    let scene = Scene::new()?;
+    let scene = scene()?;
     let front = &scene.shop.front;
-    let daemon = scene.daemon(front, &[])?;
+    let daemon = start(&scene, front, &[])?;
     let (web, socket) = (&scene.shop.web.place, scene.socket(front));
     let socket = socket.to_str().context("a path")?;
     let header = ["workload.spiffe.io: true"];
@@ -437,9 +396,9 @@ fn the_protocol_is_that_of_the_specification() -> Result<()> {
 fn idle_connections_keep_nobody_out() -> Result<()> {
     const CONNECTIONS: usize = 2_000;
     nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE, 20_000, 20_000)?;
-    let scene = Scene::new()?;
+    let scene = scene()?;
     let front = &scene.shop.front;
-    let daemon = scene.daemon(front, &[])?;
+    let daemon = start(&scene, front, &[])?;
     let socket = scene.socket(front);
     // From this process, which is in no workload.
     let mut idle = Vec::with_capacity(CONNECTIONS);
@@ -449,7 +408,7 @@ fn idle_connections_keep_nobody_out() -> Result<()> {
     daemon.wait_until("the flood was not cut", MESSAGE, || {
         Ok(refused(&daemon, "too-many-from-source")? >= 1_000)
     })?;
-    let mut web = scene.client(front, &scene.shop.web.place)?;
+    let mut web = follow(&scene, front, &scene.shop.web.place)?;
     next(&mut web)?;
     drop(idle);
     Ok(())
@@ -457,17 +416,15 @@ fn idle_connections_keep_nobody_out() -> Result<()> {
 
 #[test]
 fn what_the_api_gives_is_proof_enough_to_attest() -> Result<()> {
-    let scene = Scene::new()?;
+    let scene = scene()?;
     let front = &scene.shop.front;
-    scene
-        .tree
-        .write("trust.yaml", &trust_domain(&scene.pki.bundle(), &[]))?;
+    scene.revoke(&[])?;
     let flags = scene.pki.daemon_flags("front")?;
     let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
     let web = &scene.shop.web.place;
     // There before the daemon is: a new cgroup is enrolled only some milliseconds after it appears.
     let store = front.place("/shop/store")?;
-    let daemon = scene.daemon(front, &flags)?;
+    let daemon = start(&scene, front, &flags)?;
     let _server = store.serve(&[7000], &[])?;
     let address = scene.shop.web.ip(false);
     web.expect(FlowProtocol::Tcp, address, 7000, Expect::Denied)?;
@@ -498,7 +455,7 @@ fn what_the_api_gives_is_proof_enough_to_attest() -> Result<()> {
     let (status, body) = identity.curl(web, url, &[])?;
     assert_eq!(status, 200, "{body}");
     assert!(body.contains("spiffe://example.org/web"), "{body}");
-    let done = identity.attest(web, "127.0.0.1:9465", &[])?;
+    let done = identity.attest(web, SERVER, &[])?;
     anyhow::ensure!(done.status.success(), "{done:?}\n{}", daemon.log());
     web.expect(FlowProtocol::Tcp, address, 7000, Expect::Open)?;
     let events: Vec<SecurityEvent> = daemon.ask_json(&["identity", "events"])?;

@@ -5,10 +5,8 @@ use std::{fs, time::Duration};
 
 use anyhow::Result;
 use tests::lab::{
-    Daemon, Expect, FlowProtocol, Lab, Place,
-    pki::{Pki, trust_domain},
-    shop::Shop,
-    tree::Tree,
+    Expect, FlowProtocol, Place, ProofScene,
+    pki::{SERVER, URL},
 };
 
 const WORKLOADS: &str = "\
@@ -63,37 +61,8 @@ spec:
       ports: [5432/tcp, 9999/udp]
 ";
 
-const SERVER: &str = "127.0.0.1:9465";
-
-struct Scene {
-    pki: Pki,
-    tree: Tree,
-    shop: Shop,
-    lab: Lab,
-}
-
-impl Scene {
-    fn new() -> Result<Self> {
-        let lab = Lab::new()?;
-        let shop = Shop::build(&lab)?;
-        let pki = Pki::new(&lab, "pki")?;
-        let tree = Tree::empty(&lab, "policies")?;
-        tree.write("workloads.yaml", WORKLOADS)?;
-        tree.write("policy.yaml", POLICY)?;
-        tree.write("trust.yaml", &trust_domain(&pki.bundle(), &[]))?;
-        Ok(Self {
-            pki,
-            tree,
-            shop,
-            lab,
-        })
-    }
-
-    fn daemon(&self, host: &tests::lab::shop::Host) -> Result<Daemon> {
-        let mut options = host.daemon_options(self.tree.path())?;
-        options.extra = self.pki.daemon_flags(host.name)?;
-        Daemon::start(&self.lab, options)
-    }
+fn scene() -> Result<ProofScene> {
+    ProofScene::trusting(&[("workloads.yaml", WORKLOADS), ("policy.yaml", POLICY)])
 }
 
 fn store_is(from: &Place, address: std::net::IpAddr, expect: Expect) -> Result<()> {
@@ -103,7 +72,7 @@ fn store_is(from: &Place, address: std::net::IpAddr, expect: Expect) -> Result<(
 
 #[test]
 fn only_who_has_proven_it_gets_through_and_a_revoked_proof_ends_what_it_opened() -> Result<()> {
-    let scene = Scene::new()?;
+    let scene = scene()?;
     let front = &scene.shop.front;
     let store = front.place("/shop/store")?;
     let thief = front.place("/shop/thief")?;
@@ -112,7 +81,7 @@ fn only_who_has_proven_it_gets_through_and_a_revoked_proof_ends_what_it_opened()
     let address = scene.shop.web.ip(false);
     store_is(web, address, Expect::Open)?;
 
-    let daemon = scene.daemon(front)?;
+    let daemon = scene.start_attesting(front)?;
     store_is(web, address, Expect::Denied)?;
     assert_eq!(daemon.assurance("web")?, "kernel");
 
@@ -122,11 +91,7 @@ fn only_who_has_proven_it_gets_through_and_a_revoked_proof_ends_what_it_opened()
     assert_eq!(stolen.status.code(), Some(1), "{stolen:?}");
     let words = String::from_utf8_lossy(&stolen.stderr);
     assert!(words.contains("spiffe://example.org/thief"), "{words}");
-    let refusals = ["event=\"refuse\"", "reason=\"wrong-workload\""];
-    assert_eq!(
-        daemon.metric("enforcer_attestation_events_total", &refusals)?,
-        1
-    );
+    assert_eq!(daemon.refusals("attestation", "wrong-workload")?, 1);
     store_is(&thief, address, Expect::Denied)?;
     store_is(web, address, Expect::Denied)?;
     // A host process that belongs to no workload.
@@ -143,9 +108,9 @@ fn only_who_has_proven_it_gets_through_and_a_revoked_proof_ends_what_it_opened()
     let mut held = web.hold((address, 7000).into(), 1, None)?;
     std::thread::sleep(Duration::from_millis(500));
     held.ensure_alive()?;
-    let revoked = trust_domain(&scene.pki.bundle(), &[&identity.serial()?]);
+    let serial = identity.serial()?;
     let began = std::time::Instant::now();
-    scene.tree.write("trust.yaml", &revoked)?;
+    scene.revoke(&[&serial])?;
     held.wait_for_death(Duration::from_secs(10))?;
     let died = began.elapsed();
     assert!(
@@ -166,13 +131,13 @@ fn only_who_has_proven_it_gets_through_and_a_revoked_proof_ends_what_it_opened()
 
 #[test]
 fn a_proof_ends_with_its_lease_and_outlives_the_daemon() -> Result<()> {
-    let scene = Scene::new()?;
+    let scene = scene()?;
     let front = &scene.shop.front;
     let web = &scene.shop.web.place;
     let store = front.place("/shop/store")?;
     let _server = store.serve(&[7000], &[])?;
     let address = scene.shop.web.ip(false);
-    let mut daemon = scene.daemon(front)?;
+    let mut daemon = scene.start_attesting(front)?;
     let identity = scene.pki.issue("web", &[])?;
     assert!(identity.attest(web, SERVER, &[])?.status.success());
     let mut held = web.hold((address, 7000).into(), 1, Some(Duration::from_millis(20)))?;
@@ -215,10 +180,10 @@ fn a_proof_ends_with_its_lease_and_outlives_the_daemon() -> Result<()> {
 
 #[test]
 fn a_workload_behind_an_interface_proves_itself_by_its_link() -> Result<()> {
-    let scene = Scene::new()?;
+    let scene = scene()?;
     let shop = &scene.shop;
     let _servers = shop.serve()?;
-    let daemon = scene.daemon(&shop.back)?;
+    let daemon = scene.start_attesting(&shop.back)?;
     let db = |v6: bool, expect| {
         let place = &shop.api.place;
         place.expect(FlowProtocol::Tcp, shop.db.ip(v6), 5432, expect)
@@ -276,13 +241,13 @@ fn a_workload_behind_an_interface_proves_itself_by_its_link() -> Result<()> {
 
 #[test]
 fn whoever_moves_to_another_cgroup_takes_no_proof_along() -> Result<()> {
-    let scene = Scene::new()?;
+    let scene = scene()?;
     let front = &scene.shop.front;
     let web = &scene.shop.web.place;
     let thief = front.place("/shop/thief")?;
     let _server = front.place("/shop/store")?.serve(&[7000], &[])?;
     let address = scene.shop.web.ip(false);
-    let daemon = scene.daemon(front)?;
+    let daemon = scene.start_attesting(front)?;
     let identity = scene.pki.issue("web", &[])?;
     // The long-running one proves, and is moved.
     let mut agent = identity.attest_command(web, SERVER)?.spawn()?;
@@ -296,7 +261,7 @@ fn whoever_moves_to_another_cgroup_takes_no_proof_along() -> Result<()> {
     agent.wait()?;
 
     // One that proves and ends leaves its proof to the cgroup: that is what is judged.
-    let (status, body) = identity.curl(web, "https://127.0.0.1:9465/v1/attest", &["-X", "POST"])?;
+    let (status, body) = identity.curl(web, URL, &["-X", "POST"])?;
     assert_eq!(status, 200, "{body}");
     store_is(web, address, Expect::Open)?;
     store_is(&thief, address, Expect::Denied)?;

@@ -2,9 +2,9 @@
 //! are followed.
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use anyhow::Context;
@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::identity::{
     bundle::Bundle,
-    files::{self, SvidFiles},
+    files::{self, Sight, SvidFiles},
     material::OwnSvid,
     spiffe_id::SpiffeId,
     svid::Usage,
@@ -64,8 +64,6 @@ pub(super) enum ProofSource {
         taken: Option<Arc<OwnSvid>>,
     },
 }
-
-type Sight = [Option<(SystemTime, u64)>; 3];
 
 /// A provider that has given no SVID, or none that is still valid.
 #[derive(Debug, thiserror::Error)]
@@ -186,10 +184,6 @@ impl ProofSource {
     }
 }
 
-/// What shows that files are not what they were.
-fn seen(svid: &SvidFiles, bundle: &PathBuf) -> Sight {
-    [&svid.certificate, &svid.key, bundle].map(|path| {
-        let file = std::fs::metadata(path).ok()?;
-        Some((file.modified().ok()?, file.len()))
-    })
+fn seen(svid: &SvidFiles, bundle: &Path) -> Sight {
+    Sight::of(&[&*svid.certificate, &*svid.key, bundle])
 }

@@ -220,16 +220,16 @@ pub fn channel() -> (watch::Sender<Arc<Material>>, MaterialWatch) {
 }
 
 /// What shows that files are not what they were.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Sight(Vec<Option<FileSight>>);
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Sight(Vec<Option<FileSight>>);
 
 /// Device, inode, modification in seconds and nanoseconds, length.
 type FileSight = (u64, u64, i64, i64, u64);
 
 impl Sight {
-    pub(super) fn of(paths: &[PathBuf]) -> Self {
-        let look = |path: &PathBuf| {
-            let file = fs::metadata(path).ok()?;
+    pub(crate) fn of(paths: &[impl AsRef<Path>]) -> Self {
+        let look = |path: &_| {
+            let file = fs::metadata(AsRef::<Path>::as_ref(path)).ok()?;
             Some((
                 file.dev(),
                 file.ino(),

@@ -18,6 +18,7 @@ pub mod mesh;
 pub mod namespace;
 pub mod pki;
 pub mod place;
+pub mod proof_scene;
 pub mod provider;
 pub mod scene;
 pub mod shop;
@@ -45,6 +46,7 @@ pub use self::{
     daemon::{Daemon, DaemonOptions},
     namespace::Namespace,
     place::{Place, Process},
+    proof_scene::ProofScene,
     scene::Scene,
     tag::Tag,
     traffic::{Expect, FlowProtocol, Outcome},

@@ -19,6 +19,12 @@ pub const DOMAIN: &str = "example.org";
 /// Where daemons of the lab listen for attestation.
 pub const ATTEST: &str = "0.0.0.0:9465";
 
+/// The same, for workloads of the daemon's own host.
+pub const SERVER: &str = "127.0.0.1:9465";
+
+/// Where they ask for attestation over HTTP.
+pub const URL: &str = "https://127.0.0.1:9465/v1/attest";
+
 /// An authority and what it issued.
 #[derive(Debug)]
 pub struct Pki {
