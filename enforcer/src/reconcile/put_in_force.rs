@@ -159,8 +159,9 @@ impl<K: Kernel> Reconciler<K> {
         if !same_image {
             self.recompile = false;
             self.retire.get_or_insert(Instant::now() + NUMBER_GRACE);
-            self.heap_due = Some(Instant::now() + HEAP_REST);
         }
+        // Also without a new image: on a host with many endpoints a plan is large too.
+        self.heap_due = Some(Instant::now() + HEAP_REST);
         self.trouble.host = None;
         self.shortfalls = plan.shortfalls;
         self.current = wanted;

@@ -49,7 +49,7 @@ const LONGEST_RETRY: Duration = Duration::from_mins(1);
 pub(super) const NUMBER_GRACE: Duration = Duration::from_mins(15);
 /// How long the clock is not looked at while a boundary is awaited: it may be set meanwhile.
 const LONGEST_DOZE: Duration = Duration::from_secs(10);
-/// When nothing was compiled for this long, memory that it took is given back.
+/// When nothing was put in force for this long, memory that it took is given back.
 pub(super) const HEAP_REST: Duration = Duration::from_millis(200);
 /// Signs of life where no service manager asks for them.
 const IDLE_TICK: Duration = Duration::from_hours(1);

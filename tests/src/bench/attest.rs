@@ -1,6 +1,7 @@
 //! Attestation: proofs a second of the daemon's CPU, and how long one takes, beside a bare
 //! handshake of the same library with the same certificates (the floor) and OpenSSL's server (the
-//! peer). One client drives all three in turns, each time by a connection of its own.
+//! peer). One client drives all three in turns, each time by a connection of its own. Then what
+//! many bindings cost in memory.
 
 use std::{
     fs,
@@ -16,6 +17,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
+use enforcer::api::status::EndpointStatus;
 use nix::{
     time::{ClockId, clock_getcpuclockid, clock_gettime},
     unistd::Pid,
@@ -27,7 +29,7 @@ use rustls::{
     server::{NoServerSessionStorage, WebPkiClientVerifier},
 };
 
-use super::{Options, figure::AttestFigure, fleet::link, median, progress};
+use super::{Options, change::kilobytes, figure::AttestFigure, fleet::link, median, progress};
 use crate::lab::{
     Daemon, DaemonOptions, Lab, Namespace, Place, Tree,
     pki::{Identity, Pki, trust_domain},
@@ -41,6 +43,10 @@ const FLOOR: u16 = 9_466;
 const PEER: u16 = 9_467;
 /// How long a server may take to listen.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// Cgroups that are each proven once.
+const BINDINGS: usize = 1_000;
+/// Longer than memory that is not in use is kept.
+const REST: Duration = Duration::from_secs(3);
 
 const TREE: &str = "\
 apiVersion: enforcer.dev/v1alpha1
@@ -50,6 +56,11 @@ spec:
   interface: veth-work
   addresses: [10.98.0.2]
   spiffeId: spiffe://example.org/work
+---
+apiVersion: enforcer.dev/v1alpha1
+kind: Workload
+metadata: {name: many, namespace: shop, labels: {app: many}}
+spec: {cgroup: '/many/*', spiffeId: 'spiffe://example.org/many'}
 ";
 
 /// Measures.
@@ -71,7 +82,7 @@ pub fn measure(options: &Options) -> Result<Vec<AttestFigure>> {
         DaemonOptions {
             name: "bench".to_owned(),
             place: Place::new("daemon", &host, lab.cgroup("daemon")?)?,
-            cgroup_root: lab.cgroup("nothing")?,
+            cgroup_root: lab.cgroup("host")?,
             uplinks: vec!["none".to_owned()],
             policies: tree.path().to_owned(),
             mode: Some("enforce"),
@@ -129,6 +140,7 @@ pub fn measure(options: &Options) -> Result<Vec<AttestFigure>> {
             cpu[index].push(spent as f64 / f64::from(PROOFS) / 1e3);
         }
     }
+    let per_binding = memory(&lab, &host, &daemon, &pki.issue("many", &[])?)?;
     daemon.stop()?;
     daemon.detach()?;
     drop(peer);
@@ -137,8 +149,8 @@ pub fn measure(options: &Options) -> Result<Vec<AttestFigure>> {
         what: what.to_owned(),
         unit: unit.to_owned(),
         ours: values[0],
-        floor: values[1],
-        peer: values[2],
+        floor: Some(values[1]),
+        peer: Some(values[2]),
     };
     let sorted = times.map(|mut times| {
         times.sort_by(f64::total_cmp);
@@ -158,7 +170,50 @@ pub fn measure(options: &Options) -> Result<Vec<AttestFigure>> {
         shown("CPU of the server for each", "µs", [ours, floor, peer]),
         shown("time of one, p50", "ms", at(50)),
         shown("time of one, p99", "ms", at(99)),
+        AttestFigure {
+            what: format!("memory (RSS) of each of {BINDINGS} bindings"),
+            unit: "bytes".to_owned(),
+            ours: per_binding,
+            floor: None,
+            peer: None,
+        },
     ])
+}
+
+/// Bytes by which the daemon grows for each cgroup that is proven.
+fn memory(lab: &Lab, host: &Namespace, daemon: &Daemon, identity: &Identity) -> Result<f64> {
+    progress(&format!("{BINDINGS} bindings"));
+    let places = (0..BINDINGS).map(|number| {
+        let name = format!("many-{number:04}");
+        Place::new(&name, host, lab.cgroup(&format!("host/many/{number:04}"))?)
+    });
+    let places: Vec<Place> = places.collect::<Result<_>>()?;
+    // As often before as afterwards: showing takes memory too.
+    let resident = |attested: usize| -> Result<f64> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let endpoints: Vec<EndpointStatus> = daemon.ask_json(&["endpoints"])?;
+            let many = endpoints.iter().filter(|e| e.name == "many");
+            let proven = many.clone().filter(|e| e.attested.is_some()).count();
+            if (many.count(), proven) == (BINDINGS, attested) {
+                break;
+            }
+            ensure!(
+                Instant::now() < deadline,
+                "{proven} are attested, not {attested}"
+            );
+            thread::sleep(Duration::from_millis(100));
+        }
+        thread::sleep(REST);
+        kilobytes(daemon.pid()?, "VmRSS:")
+    };
+    let before = resident(0)?;
+    for place in &places {
+        let output = identity.attest(place, &format!("{HOST}:{DAEMON}"), &[])?;
+        ensure!(output.status.success(), "{output:?}");
+    }
+    let after = resident(BINDINGS)?;
+    Ok((after - before) * 1024.0 / BINDINGS as f64)
 }
 
 /// A server that is asked.

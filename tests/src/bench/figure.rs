@@ -111,9 +111,9 @@ pub struct AttestFigure {
     /// The daemon: a proof is verified and bound.
     pub ours: f64,
     /// Only a handshake with both certificates, by the same library.
-    pub floor: f64,
+    pub floor: Option<f64>,
     /// Such a handshake by OpenSSL.
-    pub peer: f64,
+    pub peer: Option<f64>,
 }
 
 /// A figure of a large estate, beside the same of a tenth of it.
@@ -340,8 +340,8 @@ impl fmt::Display for Report {
                 table.add_row(vec![
                     Cell::new(&figure.what),
                     number(Some(figure.ours), 2),
-                    number(Some(figure.floor), 2),
-                    number(Some(figure.peer), 2),
+                    number(figure.floor, 2),
+                    number(figure.peer, 2),
                     Cell::new(&figure.unit),
                 ]);
             }
