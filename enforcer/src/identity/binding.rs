@@ -7,11 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{serial::Serial, spiffe_id::SpiffeId};
 use crate::{
-    api::status::PlaceKind,
-    compile::image::WorkloadName,
-    datapath::desired::EndpointPlace,
-    inventory::{Snapshot, place},
-    policy::model::{Place, Workload},
+    api::status::PlaceKind, compile::image::WorkloadName, datapath::desired::EndpointPlace,
+    inventory::place::Placement, policy::model::Workload,
 };
 
 /// Where a proof is bound: an endpoint as it was then. A cgroup or interface that was made anew
@@ -110,26 +107,23 @@ pub fn holding<'b>(
 
 /// The workloads of which everything that sends by their addresses is proven: those behind an
 /// interface, of which there is one, with a binding, that declare their addresses. In cgroups
-/// addresses are shared with the host and say nothing.
+/// addresses are shared with the host and say nothing. `placement` is of these workloads.
 pub fn proven_by_address(
     bindings: &Bindings,
     workloads: &[Arc<Workload>],
-    snapshot: &Snapshot,
+    placement: &Placement,
 ) -> std::collections::BTreeSet<WorkloadName> {
     if bindings.keys().all(|at| at.kind != PlaceKind::Interface) {
         return std::collections::BTreeSet::new();
     }
-    let behind_interface: Vec<_> = workloads
-        .iter()
-        .filter(|w| matches!(w.place, Some(Place::Interface(_) | Place::Route(_))))
-        .cloned()
-        .collect();
-    let placement = place::place(&behind_interface, snapshot);
     placement
         .endpoints
         .iter()
         .filter_map(|placed| {
-            let workload = &behind_interface[placed.workload];
+            let workload = &workloads[placed.workload];
+            if !matches!(placed.place, EndpointPlace::Interface { .. }) {
+                return None;
+            }
             let binding = holding(bindings, workload, &placed.place)?;
             (!workload.addresses.is_empty()).then(|| binding.at.workload.clone())
         })

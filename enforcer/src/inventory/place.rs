@@ -25,7 +25,7 @@ pub struct Placement {
     /// they are looked at ([`EndpointPlace::Pending`]), and their present children that are
     /// nobody's ([`EndpointPlace::NoWorkload`]). To be left out where it allows them.
     pub unknown: Vec<EndpointPlace>,
-    /// What an operator should know; what is merely absent comes last.
+    /// What an operator should know. That a workload is not here is none.
     pub problems: Vec<Problem>,
 }
 
@@ -35,7 +35,7 @@ pub struct PlacedEndpoint {
     /// The same for as long as the workload and the name of the place are the same, also when
     /// the cgroup or interface behind the name is another one.
     pub key: EndpointKey,
-    /// Index in the slice given to [`place`].
+    /// Index among the workloads.
     pub workload: usize,
     /// [`EndpointPlace::Cgroup`] or [`EndpointPlace::Interface`].
     pub place: EndpointPlace,
@@ -54,23 +54,25 @@ pub struct EndpointKey {
     pub place: String,
 }
 
-/// Places every workload that has a place. Building the matchers of many globs takes a while:
-/// keep a [`Placer`] where the workloads stay and only the snapshot changes.
+/// Places every workload that has a place. To prepare many workloads takes a while: keep a
+/// [`Placer`] where something else changes.
 pub fn place(workloads: &[Arc<Workload>], snapshot: &Snapshot) -> Placement {
-    Placer::new(workloads).place(workloads, snapshot)
+    Placer::new(workloads).place(snapshot)
 }
 
-/// The workloads of one policy, prepared for [`Placer::place`].
-#[derive(Debug)]
+/// The workloads of one policy, prepared for [`Placer::place`]: what that costs depends on what is
+/// on the host, not on how many workloads there are elsewhere.
+#[derive(Debug, Default)]
 pub struct Placer {
+    workloads: Vec<Arc<Workload>>,
     cgroups: Claims,
     units: Claims,
+    /// Those that are behind an interface.
+    behind: Vec<usize>,
     /// What decides which cgroups may get a child that a workload claims.
     ways: Ways,
     claims_units: bool,
     problems: Vec<Problem>,
-    /// Workloads whose pattern is in [`Self::problems`].
-    unplaceable: BTreeSet<usize>,
 }
 
 impl Placer {
@@ -78,15 +80,18 @@ impl Placer {
     pub fn new(workloads: &[Arc<Workload>]) -> Self {
         let mut cgroups = Claims::default();
         let mut units = Claims::default();
+        let mut behind = Vec::new();
         let mut patterns = BTreeSet::new();
         let mut problems = Vec::new();
-        let mut unplaceable = BTreeSet::new();
         for (index, workload) in workloads.iter().enumerate() {
             let Some(place) = &workload.place else {
                 continue;
             };
             let added = match place {
-                Place::Interface(_) | Place::Route(_) => Ok(()),
+                Place::Interface(_) | Place::Route(_) => {
+                    behind.push(index);
+                    Ok(())
+                }
                 Place::Cgroup(pattern) => {
                     let pattern = normalized(pattern);
                     let added = cgroups.add(index, &pattern);
@@ -96,7 +101,6 @@ impl Placer {
                 Place::Unit(pattern) => units.add(index, pattern),
             };
             if let Err(e) = added {
-                unplaceable.insert(index);
                 problems.push(Problem::BadPattern {
                     workload: name_of(workload),
                     place: describe(place),
@@ -105,24 +109,35 @@ impl Placer {
             }
         }
         Self {
+            workloads: workloads.to_vec(),
             claims_units: !units.is_empty(),
             cgroups,
             units,
+            behind,
             ways: Ways::new(&patterns),
             problems,
-            unplaceable,
         }
     }
 
-    /// Places the workloads, which must be those that it was made of.
-    pub fn place(&self, workloads: &[Arc<Workload>], snapshot: &Snapshot) -> Placement {
+    /// Prepares other workloads, unless they are those that it was made of, in the same places
+    /// in memory.
+    pub fn follow(&mut self, workloads: &[Arc<Workload>]) {
+        let mut pairs = self.workloads.iter().zip(workloads);
+        let same = self.workloads.len() == workloads.len()
+            && pairs.all(|(one, other)| Arc::ptr_eq(one, other));
+        if !same {
+            *self = Self::new(workloads);
+        }
+    }
+
+    /// Places the workloads that it was made of.
+    pub fn place(&self, snapshot: &Snapshot) -> Placement {
         let mut placement = Placement {
             problems: self.problems.clone(),
             ..Placement::default()
         };
-        let mut placed = self.unplaceable.clone();
-        let contested = self.place_cgroups(workloads, snapshot, &mut placement, &mut placed);
-        place_interfaces(workloads, snapshot, &mut placement, &mut placed);
+        let contested = self.place_cgroups(snapshot, &mut placement);
+        place_interfaces(&self.workloads, &self.behind, snapshot, &mut placement);
         placement.unknown = unknown::unknown(
             snapshot,
             &placement.endpoints,
@@ -131,27 +146,16 @@ impl Placer {
             self.claims_units,
         );
         placement.endpoints.sort_by(|a, b| a.key.cmp(&b.key));
-        for (index, workload) in workloads.iter().enumerate() {
-            if let Some(place) = &workload.place
-                && !placed.contains(&index)
-            {
-                placement.problems.push(Problem::Absent {
-                    workload: name_of(workload),
-                    place: describe(place),
-                });
-            }
-        }
         placement
     }
 
     /// Returns the contested cgroups.
     fn place_cgroups<'s>(
         &self,
-        workloads: &[Arc<Workload>],
         snapshot: &'s Snapshot,
         placement: &mut Placement,
-        placed: &mut BTreeSet<usize>,
     ) -> BTreeSet<&'s str> {
+        let workloads = &self.workloads;
         let mut contested = BTreeSet::new();
         for (path, id) in &snapshot.cgroups {
             let mut claims = self.cgroups.of(path);
@@ -160,7 +164,6 @@ impl Placer {
             {
                 claims.extend(self.units.of(&address));
             }
-            placed.extend(&claims);
             let mut claims = claims.into_iter();
             match (claims.next(), claims.next()) {
                 (None, _) => {}
@@ -351,7 +354,6 @@ pub(super) mod tests {
         let [problem] = &found.problems[..] else {
             panic!("{:?}", found.problems)
         };
-        assert!(problem.is_error());
         assert_eq!(
             problem.to_string(),
             "cgroup /app/a is claimed by default/x (w.yaml:1) and default/y (w.yaml:1); \
@@ -362,18 +364,35 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn absence_is_stated_but_no_error() {
+    fn absence_is_no_problem() {
         let workloads = [
             cgroup("gone", "/nowhere"),
             workload("veth", Place::Interface("veth0".into())),
         ];
-        let found = place(&workloads, &snapshot(&["/"]));
-        assert_eq!(found.problems.len(), 2);
-        assert!(found.problems.iter().all(|p| !p.is_error()));
         assert_eq!(
-            found.problems[0].to_string(),
-            "default/gone (w.yaml:1) is not here: nothing matches cgroup: /nowhere"
+            place(&workloads, &snapshot(&["/"])).problems,
+            Vec::<Problem>::new()
         );
+    }
+
+    #[test]
+    fn other_workloads_are_followed() {
+        let host = snapshot(&["/", "/a", "/b"]);
+        let (a, b) = (cgroup("a", "/a"), cgroup("b", "/b"));
+        let mut placer = Placer::default();
+        for workloads in [
+            vec![a.clone()],
+            vec![a.clone(), b.clone()],
+            vec![b],
+            vec![cgroup("a", "/b")],
+            Vec::new(),
+            vec![a],
+        ] {
+            placer.follow(&workloads);
+            let found = placer.place(&host);
+            assert_eq!(found, place(&workloads, &host));
+            assert_eq!(found.endpoints.len(), workloads.len());
+        }
     }
 
     #[test]
@@ -381,6 +400,10 @@ pub(super) mod tests {
         let host = snapshot(&["/", "/app"]);
         let found = place(&[cgroup("bad", "/a[b"), cgroup("app", "/app")], &host);
         assert_eq!(endpoints(&found), [("app", "cgroup:/app")]);
-        assert!(found.problems[0].is_error(), "{:?}", found.problems);
+        assert!(
+            matches!(found.problems[..], [Problem::BadPattern { .. }]),
+            "{:?}",
+            found.problems
+        );
     }
 }

@@ -21,7 +21,7 @@ impl fmt::Display for WorkloadName {
     }
 }
 
-/// What stands in the way of a workload's place.
+/// What stands in the way of a workload's place: enforcement is not what the policy says.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Problem {
     /// Several workloads claim one cgroup: it is nobody's, and unknown to the node.
@@ -54,14 +54,6 @@ pub enum Problem {
         /// Names of the interfaces.
         interfaces: Vec<String>,
     },
-    /// Nothing matches now: normal for what is not running.
-    #[error("{workload} is not here: nothing matches {place}")]
-    Absent {
-        /// Who.
-        workload: WorkloadName,
-        /// Its place, as in YAML (`unit: foo.service`).
-        place: String,
-    },
     /// Not a glob.
     #[error("{workload} cannot be placed: {place} is not a valid pattern: {reason}")]
     BadPattern {
@@ -72,13 +64,6 @@ pub enum Problem {
         /// Why not.
         reason: String,
     },
-}
-
-impl Problem {
-    /// Whether enforcement is not what the policy says, as opposed to something not running.
-    pub fn is_error(&self) -> bool {
-        !matches!(self, Self::Absent { .. })
-    }
 }
 
 fn names(workloads: &[WorkloadName]) -> String {

@@ -11,7 +11,7 @@ use super::{
     diagnostic::{Collector, PolicyErrors},
     kept::Kept,
     model::ResolvedPolicy,
-    resolve::{self, Filled},
+    resolve::{self, LastTree},
     source::{self, Names, SourceFile},
     statement::{self, FileStatements},
 };
@@ -23,8 +23,8 @@ pub struct Loader {
     known: HashMap<Arc<str>, Arc<FileStatements>>,
     /// The files themselves.
     kept: Kept,
-    /// Its policies that refer to groups.
-    filled: Filled,
+    /// What they said together.
+    last: LastTree,
 }
 
 impl Loader {
@@ -42,7 +42,7 @@ impl Loader {
         read(
             &[path.to_owned()],
             Names::BelowRoot,
-            (&mut self.kept, &mut self.filled),
+            (&mut self.kept, &mut self.last),
             |file, errors| {
                 let said = match before.remove(&file.name) {
                     Some(said)
@@ -84,7 +84,7 @@ pub(super) struct Tree {
 pub(super) fn read(
     paths: &[PathBuf],
     names: Names,
-    (kept, filled): (&mut Kept, &mut Filled),
+    (kept, last): (&mut Kept, &mut LastTree),
     mut statements: impl FnMut(&Arc<SourceFile>, &mut Collector) -> Arc<FileStatements>,
 ) -> Result<Tree, PolicyErrors> {
     let mut errors = Collector::default();
@@ -94,7 +94,7 @@ pub(super) fn read(
     let files = files.map(|file| statements(file, &mut errors));
     let files: Vec<_> = files.collect();
     let shown: Vec<_> = paths.iter().map(|path| path.to_string_lossy()).collect();
-    let mut policy = resolve::resolve(&files, tree.digest, &shown.join(", "), filled, &mut errors);
+    let mut policy = resolve::resolve(&files, tree.digest, &shown.join(", "), last, &mut errors);
     policy.commit = commit.map(Arc::from);
     match errors.finish() {
         Some(errors) => Err(errors),
@@ -158,6 +158,61 @@ mod tests {
             fs::write(root.path().join(".git/HEAD"), digit.repeat(40)).unwrap();
             same("another commit");
         }
+    }
+
+    #[test]
+    fn workloads_and_hosts_too_and_what_is_in_their_way() {
+        let root = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| fs::write(root.path().join(name), text).unwrap();
+        let workload = |name: &str, cgroup: &str| {
+            format!(
+                "---\napiVersion: enforcer.dev/v1alpha1\nkind: Workload\n\
+                 metadata: {{name: {name}}}\n\
+                 spec: {{cgroup: /{cgroup}, addresses: [10.0.0.{}]}}\n",
+                cgroup.len()
+            )
+        };
+        let host = |address: &str| {
+            format!(
+                "---\napiVersion: enforcer.dev/v1alpha1\nkind: Host\nmetadata: {{name: h}}\n\
+                 spec: {{addresses: [{address}]}}\n"
+            )
+        };
+        let mut loader = Loader::default();
+        let mut same = |what: &str, good: bool| {
+            let again = loader.load(root.path()).map(|(policy, _)| policy);
+            assert_eq!(again, super::super::load(root.path()), "{what}");
+            assert_eq!(again.is_ok(), good, "{what}");
+            again.map(|policy| policy.workloads).unwrap_or_default()
+        };
+        write("w.yaml", &(workload("b", "b") + &workload("a", "aa")));
+        write("p.yaml", &policy("p"));
+        let first = same("first", true);
+        write("p.yaml", &policy("q"));
+        let second = same("another policy", true);
+        let mut pairs = first.iter().zip(&second);
+        assert!(pairs.all(|(one, other)| Arc::ptr_eq(one, other)));
+        write("h.yaml", &host("10.0.0.2"));
+        same("a host where a workload is", false);
+        same("still", false);
+        write("p.yaml", &policy("r"));
+        same("and another policy", false);
+        write("h.yaml", &host("10.0.0.3"));
+        assert_eq!(same("elsewhere", true).len(), 2);
+        write("v.yaml", &workload("c", "b"));
+        same("a second workload in one place", false);
+        write("v.yaml", &workload("a", "ccc"));
+        same("a second one of that name, at the host's address", false);
+        // In one file with what changes.
+        write("v.yaml", &(workload("c", "cccc") + "---\n" + &policy("s")));
+        assert_eq!(same("mended", true).len(), 3);
+        write("v.yaml", &(workload("c", "cccc") + "---\n" + &policy("t")));
+        assert_eq!(same("another policy beside a workload", true).len(), 3);
+        write("q.yaml", &policy("t"));
+        same("a second policy of that name", false);
+        fs::remove_file(root.path().join("q.yaml")).unwrap();
+        fs::remove_file(root.path().join("w.yaml")).unwrap();
+        assert_eq!(same("fewer", true).len(), 1);
     }
 
     #[test]

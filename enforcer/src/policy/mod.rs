@@ -44,7 +44,7 @@ use kept::Kept;
 pub use loader::Loader;
 use model::ResolvedPolicy;
 pub(crate) use name::{is_dns_label, is_dns_subdomain, is_port_name};
-use resolve::Filled;
+use resolve::LastTree;
 use source::Names;
 pub use source::SourceFile;
 pub use statement::API_VERSION;
@@ -65,7 +65,7 @@ pub fn load(path: &Path) -> Result<ResolvedPolicy, PolicyErrors> {
     loader::read(
         &paths,
         Names::BelowRoot,
-        (&mut Kept::default(), &mut Filled::default()),
+        (&mut Kept::default(), &mut LastTree::default()),
         loader::afresh,
     )
     .map(|tree| tree.policy)
@@ -79,7 +79,7 @@ pub fn load_paths(paths: &[PathBuf]) -> Result<ResolvedPolicy, PolicyErrors> {
     loader::read(
         paths,
         Names::AsGiven,
-        (&mut Kept::default(), &mut Filled::default()),
+        (&mut Kept::default(), &mut LastTree::default()),
         loader::afresh,
     )
     .map(|tree| tree.policy)
@@ -94,7 +94,7 @@ pub fn study(paths: &[PathBuf]) -> Result<Study, PolicyErrors> {
     loader::read(
         paths,
         Names::AsGiven,
-        (&mut Kept::default(), &mut Filled::default()),
+        (&mut Kept::default(), &mut LastTree::default()),
         loader::afresh,
     )
     .map(Study::from)
@@ -169,7 +169,7 @@ fn in_memory(root: &str, files: Vec<(String, String)>) -> Result<loader::Tree, P
         &statements,
         tree.digest,
         root,
-        &mut Filled::default(),
+        &mut LastTree::default(),
         &mut errors,
     );
     errors.finish().map_or(
@@ -196,7 +196,7 @@ pub fn load_text(name: &str, text: &str) -> Result<ResolvedPolicy, PolicyErrors>
         &files,
         tree.digest,
         name,
-        &mut Filled::default(),
+        &mut LastTree::default(),
         &mut errors,
     );
     errors.finish().map_or(Ok(policy), Err)

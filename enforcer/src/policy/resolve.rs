@@ -30,10 +30,37 @@ struct Claims<'a> {
     places: Once<'a, &'a model::Place>,
 }
 
+/// What is remembered of the last tree, so that of the next one only what is different is looked
+/// at where that is most of the work.
+#[derive(Debug, Default)]
+pub(super) struct LastTree {
+    filled: Filled,
+    inhabitants: Inhabitants,
+}
+
+/// Workloads and hosts of the last tree without errors. As long as they are in the same files,
+/// they get into each other's way no more than they did.
+#[derive(Debug, Default)]
+struct Inhabitants {
+    /// The files that they are in.
+    files: Vec<Arc<FileStatements>>,
+    /// As in [`ResolvedPolicy`].
+    workloads: Vec<Arc<model::Workload>>,
+    hosts: Vec<Arc<model::RemoteHost>>,
+}
+
+impl Inhabitants {
+    /// Whether these are the ones of all these files.
+    fn are_of(&self, files: &[Arc<FileStatements>]) -> bool {
+        let now = files.iter().filter(|file| file.kinds.inhabitants);
+        now.map(Arc::as_ptr).eq(self.files.iter().map(Arc::as_ptr))
+    }
+}
+
 /// The policies of the last tree that refer to groups, with the groups in place, by where their
 /// documents are in memory. With them, the same policy of the next tree is in the same place.
 #[derive(Debug, Default)]
-pub(super) struct Filled(HashMap<usize, (Arc<Policy>, Arc<Policy>)>);
+struct Filled(HashMap<usize, (Arc<Policy>, Arc<Policy>)>);
 
 impl Filled {
     /// Keeps a policy, or the former one of a document if that says the same.
@@ -55,10 +82,15 @@ pub(super) fn resolve(
     files: &[Arc<FileStatements>],
     digest: String,
     shown: &str,
-    filled: &mut Filled,
+    last: &mut LastTree,
     errors: &mut Collector,
 ) -> ResolvedPolicy {
+    let LastTree {
+        filled,
+        inhabitants,
+    } = last;
     let former = std::mem::take(filled);
+    let same_inhabitants = inhabitants.are_of(files);
     // Tests alone are no policy.
     let is_empty = |file: &Arc<FileStatements>| file.documents == file.tests().count();
     if files.iter().all(is_empty) && errors.is_empty() {
@@ -76,7 +108,8 @@ pub(super) fn resolve(
     };
     let mut claims = Claims::default();
     let mut groups = Groups::default();
-    let statements = files.iter().flat_map(|file| {
+    let with_groups = files.iter().filter(|file| file.kinds.groups);
+    let statements = with_groups.flat_map(|file| {
         let statements = file.statements.iter();
         statements.map(|statement| (statement, &file.source))
     });
@@ -86,8 +119,12 @@ pub(super) fn resolve(
         }
     }
     groups.check(errors);
-    for file in files {
-        for statement in &file.statements {
+    let looked_at = files
+        .iter()
+        .filter(|file| file.kinds.others || !same_inhabitants);
+    for file in looked_at {
+        let statements = file.statements.iter();
+        for statement in statements.filter(|s| !(same_inhabitants && s.is_inhabitant())) {
             claims.check(statement, &file.source, errors);
             match statement {
                 Statement::Policy(found) => {
@@ -111,10 +148,23 @@ pub(super) fn resolve(
             }
         }
     }
-    policy
-        .workloads
-        .sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
-    policy.hosts.sort_by(|a, b| a.name.cmp(&b.name));
+    if same_inhabitants {
+        policy.workloads.clone_from(&inhabitants.workloads);
+        policy.hosts.clone_from(&inhabitants.hosts);
+    } else {
+        policy
+            .workloads
+            .sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
+        policy.hosts.sort_by(|a, b| a.name.cmp(&b.name));
+        if errors.is_empty() {
+            let with_some = files.iter().filter(|file| file.kinds.inhabitants);
+            *inhabitants = Inhabitants {
+                files: with_some.cloned().collect(),
+                workloads: policy.workloads.clone(),
+                hosts: policy.hosts.clone(),
+            };
+        }
+    }
     policy.trust_domains.sort_by(|a, b| a.name.cmp(&b.name));
     policy.policies.sort_by(|a, b| a.rank().cmp(&b.rank()));
     policy

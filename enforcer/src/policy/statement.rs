@@ -51,8 +51,40 @@ pub(super) struct FileStatements {
     /// How many documents it has, those with errors included.
     pub(super) documents: usize,
     pub(super) statements: Vec<Statement>,
+    pub(super) kinds: Kinds,
     /// Annotations, by the line at which their document begins.
     pub(super) annotations: Vec<(u32, Vec<Annotation>)>,
+}
+
+/// What kinds of statements there are in a file.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Kinds {
+    /// Workloads and hosts: who has which address, and who runs where.
+    pub(super) inhabitants: bool,
+    /// Groups.
+    pub(super) groups: bool,
+    /// Others than workloads and hosts.
+    pub(super) others: bool,
+}
+
+impl Kinds {
+    fn of(statements: &[Statement]) -> Self {
+        let mut kinds = Self::default();
+        for statement in statements {
+            let is_inhabitant = statement.is_inhabitant();
+            kinds.inhabitants |= is_inhabitant;
+            kinds.others |= !is_inhabitant;
+            kinds.groups |= matches!(statement, Statement::Group(_));
+        }
+        kinds
+    }
+}
+
+impl Statement {
+    /// Whether it says who has which address, or who runs where.
+    pub(super) fn is_inhabitant(&self) -> bool {
+        matches!(self, Self::Workload(_) | Self::Host(_))
+    }
 }
 
 /// Reads the documents of a file.
@@ -83,6 +115,7 @@ pub(super) fn read(file: &Arc<SourceFile>, errors: &mut Collector) -> FileStatem
     FileStatements {
         source: file.clone(),
         documents,
+        kinds: Kinds::of(&statements),
         statements,
         annotations,
     }

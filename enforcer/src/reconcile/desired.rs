@@ -19,7 +19,7 @@ use crate::{
         binding::{self, Binding, Bindings},
         svid::moment,
     },
-    inventory::{Snapshot, place},
+    inventory::{Snapshot, place::Placement},
     policy::model::{Denied, Fallback, Mode, NodeSettings, Workload},
     reconcile::in_force::InForce,
     settings::UplinkChoice,
@@ -69,23 +69,20 @@ pub enum PlanError {
     },
 }
 
-/// Makes the plan for what `wanted` says (policy, image, mode) on the host as of `snapshot`.
+/// Makes the plan for what `wanted` says (policy, image, mode) on the host as of `snapshot`, where
+/// the policy's workloads are as `placement` says.
 pub fn plan(
     wanted: &InForce,
     snapshot: &Snapshot,
+    placement: Placement,
     bindings: &Bindings,
     facts: &NodeFacts<'_>,
     numbers: &mut EndpointNumbers,
 ) -> Result<Plan, PlanError> {
     let policy = &*wanted.policy;
     let audit = wanted.mode.effective == Mode::Audit;
-    let mut shortfalls = Vec::new();
-    let placement = place::place(&policy.workloads, snapshot);
-    for problem in &placement.problems {
-        if problem.is_error() {
-            shortfalls.push(problem.to_string());
-        }
-    }
+    let problems = placement.problems.iter();
+    let mut shortfalls: Vec<_> = problems.map(ToString::to_string).collect();
     let uplinks = uplinks(facts.uplinks, snapshot, &mut shortfalls);
 
     let mut endpoints = Vec::new();
@@ -299,7 +296,7 @@ mod tests {
     use super::*;
     use crate::{
         compile::{Inputs, Limits, Numbers, Subjects, compile},
-        inventory::Interface,
+        inventory::{Interface, place},
     };
 
     const TREE: &str = "
@@ -372,7 +369,9 @@ spec: { interface: veth-db, addresses: [10.0.0.7] }
             clock: WallClock::default(),
         };
         let numbers = &mut EndpointNumbers::default();
-        plan(wanted, &snapshot(), &Bindings::new(), &facts, numbers).unwrap()
+        let host = snapshot();
+        let placement = place::place(&wanted.policy.workloads, &host);
+        plan(wanted, &host, placement, &Bindings::new(), &facts, numbers).unwrap()
     }
 
     #[test]

@@ -62,7 +62,10 @@ impl<K: Kernel> Reconciler<K> {
         }
         let elsewhere = self.wiring.elsewhere.borrow_and_update().clone();
         let bindings = self.wiring.bindings.borrow_and_update().clone();
-        let attested = binding::proven_by_address(&bindings, &tree.policy.workloads, &snapshot);
+        let workloads = &tree.policy.workloads;
+        self.placer.follow(workloads);
+        let placement = self.placer.place(&snapshot);
+        let attested = binding::proven_by_address(&bindings, workloads, &placement);
         let now = &self.current;
         let mode = mode::effective(self.settings.mode, &tree.policy.node, operator);
         if self.clock_was_set() {
@@ -118,6 +121,7 @@ impl<K: Kernel> Reconciler<K> {
         let plan = plan(
             &wanted,
             &snapshot,
+            placement,
             &bindings,
             &facts,
             &mut self.numbers.endpoints,

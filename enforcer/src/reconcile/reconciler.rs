@@ -29,7 +29,7 @@ use crate::{
     datapath::clock::WallClock,
     heap,
     identity::binding::Bindings,
-    inventory::Snapshot,
+    inventory::{Snapshot, place::Placer},
     metrics::mode_name,
     observe::clock::rfc3339,
     policy::{Loader, model::Moment},
@@ -106,6 +106,8 @@ pub struct Reconciler<K> {
     /// Numbers were given that are in no file.
     pub(super) numbers_unkept: bool,
     pub(super) compiler: Compiler,
+    /// Of the workloads of the last tree.
+    pub(super) placer: Placer,
     /// When the numbers that no image needs any more can be forgotten.
     pub(super) retire: Option<Instant>,
     pub(super) recompile: bool,
@@ -161,6 +163,7 @@ impl<K: Kernel> Reconciler<K> {
             heap_due: None,
             numbers_unkept: false,
             compiler: Compiler::default(),
+            placer: Placer::default(),
             retire: None,
             recompile: false,
             boundaries: BTreeSet::new(),
