@@ -49,6 +49,8 @@ pub mod map {
     pub const HINTS: &str = "HINTS";
     /// Tokens that bound first reports, one bucket a CPU.
     pub const TOKENS: &str = "TOKENS";
+    /// What the clock said in the current tick.
+    pub const CLOCK: &str = "CLOCK";
     /// Ring buffer of [`crate::event::Event`].
     pub const EVENTS: &str = "EVENTS";
     /// Ring buffer of [`crate::refused_packet::RefusedPacket`].

@@ -118,6 +118,17 @@ impl FlowEntry {
         age < 0x8000_0000 && age > State::from_byte(self.state).timeout(protocol)
     }
 
+    /// Whether the packet leaves the entry as it is: it comes in the second of the one before,
+    /// and opens and ends nothing. Nearly all packets do, so that what they need is asked first:
+    /// neither [`Self::is_expired`] nor [`Self::is_reopened_by`] holds then, and [`advance`]
+    /// stays where it is.
+    #[inline(always)]
+    pub const fn is_unchanged_by(&self, direction: Direction, tcp_flags: u8, now: u32) -> bool {
+        self.seen == now
+            && tcp_flags & (tcp_flag::SYN | tcp_flag::RST | tcp_flag::FIN) == 0
+            && (self.state != State::New as u8 || self.opener == direction as u8)
+    }
+
     /// Whether a packet that opens a connection must be judged as a new flow although the
     /// entry exists: the old connection is over, or the other side now opens one.
     #[inline(always)]
@@ -177,6 +188,42 @@ pub const fn infer_opener(local_port: u16, remote_port: u16) -> Option<Direction
 mod tests {
     use super::*;
     use Direction::{Egress, Ingress};
+
+    #[test]
+    fn what_leaves_an_entry_as_it_is_needs_no_other_question() {
+        let mut unchanged = 0;
+        for state in 0..=4 {
+            for (opener, direction) in [
+                (Egress, Egress),
+                (Egress, Ingress),
+                (Ingress, Egress),
+                (Ingress, Ingress),
+            ] {
+                for flags in 0..64 {
+                    for protocol in [Protocol::TCP, Protocol::UDP, Protocol::ICMP, Protocol::SCTP] {
+                        let entry = FlowEntry {
+                            seen: 7,
+                            state,
+                            opener: opener as u8,
+                            ..Zeroable::zeroed()
+                        };
+                        let flags = if protocol == Protocol::TCP { flags } else { 0 };
+                        if !entry.is_unchanged_by(direction, flags, 7) {
+                            continue;
+                        }
+                        unchanged += 1;
+                        assert!(!entry.is_unchanged_by(direction, flags, 8));
+                        assert!(!entry.is_expired(protocol, 7));
+                        assert!(!entry.is_reopened_by(direction, protocol, flags));
+                        let before = State::from_byte(state);
+                        let after = advance(before, opener, direction, protocol, flags);
+                        assert_eq!(after, before);
+                    }
+                }
+            }
+        }
+        assert!(unchanged > 0);
+    }
 
     #[test]
     fn tcp_closes_after_both_fins_or_a_reset() {

@@ -14,8 +14,12 @@ use enforcer_common::{
 
 use crate::{
     family::Family,
-    parse::{Packet, frame::Skb, plain::Plain},
-    pipeline::{HEADER, Place, refuse::offer_again},
+    parse::{
+        Packet,
+        frame::Skb,
+        plain::{Plain, Step},
+    },
+    pipeline::{Place, refuse::is_answer},
     report::{Facts, add, key_of},
     table::{
         config::{config, generation},
@@ -45,7 +49,7 @@ pub fn holds<F: Family>(
     match packet.protocol {
         Protocol::TCP => packet.is_open_request(),
         Protocol::UDP => {
-            let adopting = place.seconds < endpoint.adopt_until
+            let adopting = place.seconds() < endpoint.adopt_until
                 && endpoint.has(endpoint_flag::ADOPTS_DATAGRAMS);
             !adopting && !matches!(port, 67 | 68 | 546 | 547)
         }
@@ -54,25 +58,23 @@ pub fn holds<F: Family>(
 }
 
 /// Counts a plain packet without a flow, if such a flow was denied and reported before. Returns
-/// 0 when it was not, when that is to be judged anew, or when the packet opens nothing for
-/// certain. Never inlined: the key's room on the stack is free again when the packet is judged.
+/// the reason and 1 more; 0 when it was not, when that is to be judged anew, or when the packet
+/// opens nothing for certain. Never inlined: the key's room on the stack is free again when the
+/// packet is judged.
 #[inline(never)]
-pub fn is_denied_again<F: Plain, const AT_SOCKET: bool>(
+pub fn count<F: Plain, const AT_SOCKET: bool>(
     skb: Skb,
     place: &Place,
     flow: &FlowKey<F::Addr>,
+    step: Step,
 ) -> u32 {
-    if place.space == space::HOST || place.reported != 0 {
+    let opens = step.is_request() || flow.protocol == Protocol::UDP;
+    let Some(config) = config() else { return 0 };
+    let rejects = config.flags & config_flag::REJECT != 0;
+    if !opens || place.reported != 0 || !AT_SOCKET && rejects && is_answer(skb) == 1 {
         return 0;
     }
-    let length = if AT_SOCKET {
-        F::opening::<0>(skb, flow.protocol)
-    } else {
-        F::opening::<HEADER>(skb, flow.protocol)
-    };
-    if length == 0 {
-        return 0;
-    }
+    let length = step.length();
     let direction = Direction::from_byte(place.direction);
     let port = match direction {
         Direction::Egress => flow.remote_port,
@@ -96,7 +98,7 @@ pub fn is_denied_again<F: Plain, const AT_SOCKET: bool>(
         action: Action::Deny as u8,
         pad: [0; 2],
     };
-    let (Some(config), Some(entry)) = (config(), denied::counted(&key)) else {
+    let Some(entry) = denied::counted(&key) else {
         return 0;
     };
     let generation = generation(config, place.now, false);
@@ -107,7 +109,7 @@ pub fn is_denied_again<F: Plain, const AT_SOCKET: bool>(
             && (*entry).cgroup == place.cgroup
     };
     // While the flow table is full a datagram may be an answer: see `flow::opener_of`.
-    if !fresh || (flow.protocol == Protocol::UDP && flows::is_full(place.seconds)) {
+    if !fresh || (flow.protocol == Protocol::UDP && flows::is_full(place.seconds())) {
         return 0;
     }
     let decision = Decision {
@@ -119,10 +121,7 @@ pub fn is_denied_again<F: Plain, const AT_SOCKET: bool>(
     };
     counters::count(decision, direction, length);
     add(entry, place, length);
-    if config.flags & config_flag::REJECT != 0 {
-        offer_again::<F, AT_SOCKET>(skb, place, flow, length, key.reason);
-    }
-    1
+    u32::from(key.reason) + 1
 }
 
 /// Notes with the count of a denied flow that the denial [`holds`], and where to find it. Never

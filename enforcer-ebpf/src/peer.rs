@@ -5,7 +5,8 @@ use core::{ffi::c_void, mem::MaybeUninit};
 use aya_ebpf::{
     bindings::bpf_sock_tuple,
     helpers::generated::{
-        bpf_sk_ancestor_cgroup_id, bpf_sk_lookup_tcp, bpf_sk_lookup_udp, bpf_sk_release,
+        bpf_sk_ancestor_cgroup_id, bpf_sk_cgroup_id, bpf_sk_lookup_tcp, bpf_sk_lookup_udp,
+        bpf_sk_release,
     },
 };
 use enforcer_common::{
@@ -121,7 +122,9 @@ pub fn by_socket<F: Family, const AT_SOCKET: bool>(skb: Skb, flow: &FlowKey<F::A
     // SAFETY: not null, and held until the release.
     let cgroup = unsafe {
         let cgroup = if AT_SOCKET {
-            endpoints::nearest(|level| bpf_sk_ancestor_cgroup_id(socket, level))
+            endpoints::nearest(bpf_sk_cgroup_id(socket), |level| {
+                bpf_sk_ancestor_cgroup_id(socket, level)
+            })
         } else {
             sockets::existing(socket).map_or(0, |entry| (*entry).cgroup)
         };

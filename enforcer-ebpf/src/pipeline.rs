@@ -12,6 +12,7 @@ use aya_ebpf::bindings::__sk_buff;
 use enforcer_common::{
     Action, Decision, Direction, Judge, Protocol, Reason,
     address_entry::address_flag,
+    clock::seconds,
     config::{Config, config_flag},
     conntrack::{FlowEntry, State, advance, flow_flag},
     endpoint_entry::{EndpointEntry, endpoint_flag},
@@ -35,10 +36,10 @@ use crate::{
     peer,
     pipeline::{
         exempt::{is_infrastructure, is_own_source},
-        flow::{Known, close, entry_of, is_related, keep, known, opener_of},
+        flow::{Known, close, entry_of, is_related, keep, known, known_apart, opener_of},
         others::is_for_others,
         reassembly::reassemble,
-        refuse::{is_answer, offer},
+        refuse::{is_answer, offer, offer_again},
     },
     report::{Facts, Report},
     table::{
@@ -55,12 +56,12 @@ const LOOPBACK: u32 = 1;
 
 /// Where a packet is judged. Without holes, as [`Packet`].
 #[repr(C)]
+#[derive(Clone, Copy)]
 pub struct Place {
     /// Nanoseconds of the monotonic clock.
     pub now: u64,
     /// Cgroup of the endpoint, or 0.
     pub cgroup: u64,
-    pub seconds: u32,
     /// Device of the packet.
     pub ifindex: u32,
     /// See [`space`].
@@ -73,10 +74,19 @@ pub struct Place {
     pub direction: u8,
     /// 1: the verdict on this packet was reported by the socket hook.
     pub reported: u8,
-    pub pad: [u8; 4],
+    /// 1: no packet has arrived at the socket before.
+    pub first: u32,
 }
 
-const _: () = assert!(size_of::<Place>() == 40);
+impl Place {
+    /// Seconds of the monotonic clock.
+    #[inline(always)]
+    pub fn seconds(&self) -> u32 {
+        seconds(self.now)
+    }
+}
+
+const _: () = assert!(size_of::<Place>() == 32);
 
 /// A packet on its way through the pipeline. Without holes, as [`Packet`].
 #[repr(C)]
@@ -195,8 +205,26 @@ global!(V6, judge_interface6, judge_socket6);
 /// What [`enter`] returns for a packet that is refused for itself: this plus the [`Reason`].
 pub const MALFORMED: u32 = 0x100;
 
-/// Room for the key of a packet's flow, whichever its family: the stack has little.
-pub type FlowRoom = MaybeUninit<FlowKey<Addr6>>;
+/// Where a packet is judged, and room for the key of its flow, whichever its family: the stack
+/// has little.
+///
+/// The place is in memory with the key, and not in registers: of these there are so few that
+/// they would be saved and loaded again around each look-up.
+pub struct Room {
+    flow: MaybeUninit<FlowKey<Addr6>>,
+    pub place: Place,
+}
+
+impl Room {
+    /// With room for a key.
+    #[inline(always)]
+    pub const fn new(place: Place) -> Self {
+        Self {
+            flow: MaybeUninit::uninit(),
+            place,
+        }
+    }
+}
 
 /// Judges a packet whose IP header is at `offset`. Returns 0 (drop), 1 (pass), or
 /// [`MALFORMED`] plus a reason.
@@ -209,13 +237,13 @@ pub type FlowRoom = MaybeUninit<FlowKey<Addr6>>;
 pub fn enter<F: Slow, const AT_SOCKET: bool>(
     skb: Skb,
     config: &Config,
-    place: &Place,
     offset: u32,
-    room: &mut FlowRoom,
+    room: &mut Room,
 ) -> u32 {
+    let Room { flow, place } = room;
     // SAFETY: the room is that of the larger family's key, and keys are plain integers, written
     // before they are read.
-    let flow = unsafe { &mut *room.as_mut_ptr().cast::<FlowKey<F::Addr>>() };
+    let flow = unsafe { &mut *flow.as_mut_ptr().cast::<FlowKey<F::Addr>>() };
     let direction = Direction::from_byte(place.direction);
     let plain = if AT_SOCKET {
         plain::flow::<F, 0>(skb, place, direction, flow)
@@ -224,12 +252,34 @@ pub fn enter<F: Slow, const AT_SOCKET: bool>(
     } else {
         None
     };
-    let asked = match plain {
-        Some(step) => known::<F>(config, &step, flow, direction, place),
-        None => Known::Unasked,
+    let Some(step) = plain else {
+        return walk::<F, AT_SOCKET>(skb, place, offset, Known::Unasked, flow);
     };
-    if asked == Known::Established {
-        return 1;
+    // A request to open a connection opens one of its own, whatever the table has, so that its
+    // denial is asked for first. A datagram may belong to what the other side began.
+    let request = step.is_request();
+    let mut asked = Known::Unknown;
+    if !request {
+        asked = known::<F>(config, step, flow, direction, place);
+        if asked == Known::Established {
+            return 1;
+        }
+    }
+    if asked == Known::Unknown && place.space != space::HOST {
+        let denied = again::count::<F, AT_SOCKET>(skb, place, flow, step);
+        if denied != 0 {
+            if config.flags & config_flag::REJECT != 0 {
+                let reason = (denied - 1) as u8;
+                offer_again::<F, AT_SOCKET>(skb, place, flow, step.length(), reason);
+            }
+            return 0;
+        }
+    }
+    if request {
+        asked = known_apart::<F>(step, flow, place);
+        if asked == Known::Established {
+            return 1;
+        }
     }
     walk::<F, AT_SOCKET>(skb, place, offset, asked, flow)
 }
@@ -257,9 +307,6 @@ fn walk<F: Slow, const AT_SOCKET: bool>(
 ) -> u32 {
     if !AT_SOCKET && is_answer(skb) == 1 {
         return 1;
-    }
-    if asked == Known::Unknown && again::is_denied_again::<F, AT_SOCKET>(skb, place, flow) == 1 {
-        return 0;
     }
     let mut case = MaybeUninit::<Case<F>>::uninit();
     // SAFETY: plain integers, zeroed before they are read: word by word, because a call to
@@ -294,12 +341,9 @@ fn walk<F: Slow, const AT_SOCKET: bool>(
         if case.packet.kind == kind::ICMP_ERROR {
             known = Known::Unknown;
         } else {
-            let step = Step {
-                protocol: case.packet.protocol,
-                tcp_flags: case.packet.tcp_flags,
-            };
+            let step = Step::new(case.packet.tcp_flags, case.packet.length);
             let Some(config) = config() else { return 1 };
-            known = flow::known::<F>(config, &step, flow, direction, place);
+            known = flow::known::<F>(config, step, flow, direction, place);
         }
     }
     if known == Known::Established {
@@ -395,7 +439,7 @@ fn judge<F: Quoted, const AT_SOCKET: bool>(
     }
 
     // What the flow's entry still tells: who opened it, and whether it was denied already.
-    let inferred = opener_of::<F>(packet, flow, direction, endpoint, place.seconds);
+    let inferred = opener_of::<F>(packet, flow, direction, endpoint, place.seconds());
     note(&mut notes.opener, inferred.map_or(2, |way| way as u8));
     note(&mut notes.adopted, u8::from(inferred.is_none()));
     note(&mut notes.past, past::NONE);
@@ -403,7 +447,7 @@ fn judge<F: Quoted, const AT_SOCKET: bool>(
     // A TCP connection from before the endpoint has no entry, and if it is denied, its end must
     // be told all the same.
     if packet.protocol == Protocol::TCP
-        && place.seconds < endpoint.adopt_until
+        && place.seconds() < endpoint.adopt_until
         && !packet.is_open_request()
     {
         note(&mut notes.past, past::BEFORE);
@@ -412,14 +456,14 @@ fn judge<F: Quoted, const AT_SOCKET: bool>(
     if read(&notes.listed) != 0
         && let Some(entry) = entry_of::<F>(flow)
     {
-        if !entry.is_expired(packet.protocol, place.seconds)
+        if !entry.is_expired(packet.protocol, place.seconds())
             && !entry.is_reopened_by(direction, packet.protocol, packet.tcp_flags)
         {
             if entry.flags & flow_flag::DENIED != 0 && entry.generation == generation(config, notes)
             {
                 let closed = entry.state == State::Closed as u8;
                 if packet.is_reset() {
-                    close(entry, place.seconds);
+                    close(entry, place.seconds());
                     return 1;
                 }
                 // A reset whose number is not the next one expected, because what came before
@@ -428,7 +472,7 @@ fn judge<F: Quoted, const AT_SOCKET: bool>(
                 // the socket is still being taken down is lost, and what the peer then sends
                 // again has to do; there is no socket any more that could take its data.
                 let is_late = direction as u8 == Direction::Ingress as u8
-                    && place.seconds.wrapping_sub(entry.seen) <= 1
+                    && place.seconds().wrapping_sub(entry.seen) <= 1
                     && !packet.is_open_request();
                 if closed && (packet.is_bare_ack() || is_late) {
                     return 1;
@@ -543,7 +587,7 @@ fn judge<F: Quoted, const AT_SOCKET: bool>(
         }
         let entry = FlowEntry {
             generation: generation(config, notes),
-            seen: place.seconds,
+            seen: place.seconds(),
             peer: facts.peer,
             rule: facts.decision.rule,
             endpoint: endpoint.id,
@@ -567,7 +611,7 @@ fn judge<F: Quoted, const AT_SOCKET: bool>(
         entry.rule = facts.decision.rule;
         entry.reason = facts.decision.reason;
         if packet.is_reset() {
-            close(entry, place.seconds);
+            close(entry, place.seconds());
         }
     }
     if packet.is_reset() && read(&notes.past) != past::NONE {

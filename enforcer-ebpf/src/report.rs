@@ -110,7 +110,8 @@ fn tell<F: Family, const AT_CALL: bool>(
     if facts.decision.action == Action::Allow as u8 {
         let wanted = config.flags & config_flag::REPORT_ALLOWED != 0
             || facts.decision.flags & decision_flag::LOG != 0;
-        if !wanted || facts.opens == 0 || !denied::take_token(place.seconds, config.report_limit) {
+        if !wanted || facts.opens == 0 || !denied::take_token(place.seconds(), config.report_limit)
+        {
             return 0;
         }
     } else {
@@ -123,7 +124,7 @@ fn tell<F: Family, const AT_CALL: bool>(
             // That an open flow broke is always told: its sockets are to be closed.
             flags |= event_flag::COUNTED;
         } else {
-            if !denied::take_token(place.seconds, config.report_limit) {
+            if !denied::take_token(place.seconds(), config.report_limit) {
                 return 0;
             }
             let entry = DeniedEntry {

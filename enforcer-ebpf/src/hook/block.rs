@@ -7,7 +7,6 @@ use aya_ebpf::{
 use enforcer_common::{
     Action, Decision, Direction, Protocol, Reason,
     address_entry::address_flag,
-    clock::seconds,
     event::Hook,
     flow_key::{FlowKey, space},
     identity,
@@ -22,7 +21,10 @@ use crate::{
     peer,
     pipeline::Place,
     report::{Facts, Report},
-    table::config::{config, is_failsafe, now},
+    table::{
+        clock::now,
+        config::{config, is_failsafe},
+    },
 };
 
 /// Drops what comes from a blocked prefix, unless it is for a failsafe port of the host itself.
@@ -55,7 +57,6 @@ fn at_xdp<F: Source, const OFFSET: u32>(frame: Xdp) -> u32 {
     let place = Place {
         now,
         cgroup: 0,
-        seconds: seconds(now),
         // SAFETY: the context of the program.
         ifindex: unsafe { (*frame.0).ingress_ifindex },
         scope: 0,
@@ -63,7 +64,7 @@ fn at_xdp<F: Source, const OFFSET: u32>(frame: Xdp) -> u32 {
         hook: Hook::Xdp as u8,
         direction: Direction::Ingress as u8,
         reported: 0,
-        pad: [0; 4],
+        first: 0,
     };
     u32::from(is_welcome::<F>(&frame, OFFSET, &place))
 }

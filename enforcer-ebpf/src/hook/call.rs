@@ -6,14 +6,14 @@ use aya_ebpf::{
     EbpfContext,
     bindings::bpf_sock_tuple,
     helpers::generated::{
-        bpf_get_current_ancestor_cgroup_id, bpf_sk_lookup_tcp, bpf_sk_lookup_udp, bpf_sk_release,
+        bpf_get_current_ancestor_cgroup_id, bpf_get_current_cgroup_id, bpf_sk_lookup_tcp,
+        bpf_sk_lookup_udp, bpf_sk_release,
     },
     programs::SockAddrContext,
 };
 use enforcer_common::{
     Action, Direction, Judge, Protocol,
     address_entry::address_flag,
-    clock::seconds,
     config::Config,
     endpoint_entry::{EndpointEntry, endpoint_flag},
     event::Hook,
@@ -27,7 +27,8 @@ use crate::{
     pipeline::Place,
     report::{Facts, Report},
     table::{
-        config::{config, now, passed},
+        clock::now,
+        config::{config, passed},
         endpoints, policy, sockets,
     },
 };
@@ -121,7 +122,11 @@ pub fn sendmsg<F: Destination>(ctx: &SockAddrContext) -> i32 {
 fn enter<F: Destination>(ctx: &SockAddrContext, hook: Hook) -> i32 {
     let Some(config) = config() else { return ALLOW };
     // SAFETY: the helper has no preconditions.
-    let cgroup = endpoints::nearest(|level| unsafe { bpf_get_current_ancestor_cgroup_id(level) });
+    let cgroup = unsafe {
+        endpoints::nearest(bpf_get_current_cgroup_id(), |level| {
+            bpf_get_current_ancestor_cgroup_id(level)
+        })
+    };
     let Some(endpoint) = endpoints::cgroup(cgroup) else {
         return ALLOW;
     };
@@ -204,14 +209,13 @@ fn judge<F: Report>(ctx: &SockAddrContext, config: &Config, call: &Call, address
     let place = Place {
         now,
         cgroup: call.cgroup,
-        seconds: seconds(now),
         ifindex: 0,
         scope: call.endpoint.id,
         space: space::CGROUP,
         hook: call.hook,
         direction: Direction::Egress as u8,
         reported: 0,
-        pad: [0; 4],
+        first: 0,
     };
     let facts = Facts {
         decision,

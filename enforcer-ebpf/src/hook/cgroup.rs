@@ -3,13 +3,11 @@
 use core::ffi::c_void;
 
 use aya_ebpf::{
-    bindings::bpf_sock,
-    helpers::generated::{bpf_sk_fullsock, bpf_skb_ancestor_cgroup_id},
+    helpers::generated::{bpf_sk_fullsock, bpf_skb_ancestor_cgroup_id, bpf_skb_cgroup_id},
     programs::SkBuffContext,
 };
 use enforcer_common::{
     Action, Decision, Direction, Reason,
-    clock::seconds,
     config::config_flag,
     endpoint_entry::endpoint_flag,
     event::Hook,
@@ -22,13 +20,10 @@ use crate::{
     family::{V4, V6},
     hook::call::is_datagram,
     narrate,
-    parse::frame::{Frame, Skb},
-    pipeline::{self, FlowRoom, Place},
+    parse::{ethernet, frame::Skb},
+    pipeline::{self, Place, Room},
     report::{Facts, Report},
-    table::{
-        config::{config, now},
-        endpoints, sockets,
-    },
+    table::{clock::now, config::config, endpoints, sockets},
 };
 
 const PASS: i32 = 1;
@@ -66,10 +61,9 @@ pub fn packet(ctx: &SkBuffContext, direction: Direction) -> i32 {
         return PASS;
     }
     let now = now();
-    let place = Place {
+    let mut room = Room::new(Place {
         now,
         cgroup: entry.cgroup,
-        seconds: seconds(now),
         ifindex,
         scope: if enrolled { entry.endpoint } else { 0 },
         // A socket of no workload that talks through an uplink: the host endpoint.
@@ -77,8 +71,10 @@ pub fn packet(ctx: &SkBuffContext, direction: Direction) -> i32 {
         hook: Hook::Cgroup as u8,
         direction: direction as u8,
         reported: entry.reported,
-        pad: [0; 4],
-    };
+        first: u32::from(
+            direction as u8 == Direction::Ingress as u8 && entry.received == received::NO,
+        ),
+    });
     if entry.reported != 0 {
         entry.reported = 0;
     }
@@ -86,30 +82,38 @@ pub fn packet(ctx: &SkBuffContext, direction: Direction) -> i32 {
         if config.flags & config_flag::UNKNOWN_DENIES == 0 {
             return PASS;
         }
-        return refuse(skb, &place, Reason::UnknownWorkload as u8) as i32;
+        return refuse(skb, &room.place, Reason::UnknownWorkload as u8) as i32;
     }
-    let Ok(first) = skb.load::<u8>(0) else {
-        return PASS;
+    // SAFETY: the context of the program.
+    let code = match u16::from_be(unsafe { (*skb.0).protocol } as u16) {
+        ethernet::IP4 => pipeline::enter::<V4, true>(skb, config, 0, &mut room),
+        ethernet::IP6 => pipeline::enter::<V6, true>(skb, config, 0, &mut room),
+        _ => return PASS,
     };
-    let mut room = FlowRoom::uninit();
-    let code = match first >> 4 {
-        4 => pipeline::enter::<V4, true>(skb, config, &place, 0, &mut room),
-        6 => pipeline::enter::<V6, true>(skb, config, &place, 0, &mut room),
-        _ => 1,
-    };
-    if code == 1 && direction as u8 == Direction::Ingress as u8 && entry.received == received::NO {
-        note_received(socket, entry);
+    if code == 1 && room.place.first == 1 {
+        note_received(skb);
     }
     match code {
         0 => DROP,
         1 => PASS,
-        reason => refuse(skb, &place, reason as u8) as i32,
+        reason => refuse(skb, &room.place, reason as u8) as i32,
     }
 }
 
 /// A packet has arrived at a socket for the first time.
 #[inline(never)]
-fn note_received(socket: *mut bpf_sock, entry: &mut SocketEntry) -> u32 {
+fn note_received(skb: Skb) -> u32 {
+    // SAFETY: the context of the program.
+    let socket = unsafe { (*skb.0).__bindgen_anon_2.sk };
+    if socket.is_null() {
+        return 0;
+    }
+    // SAFETY: not null; what is no full socket has no storage.
+    let Some(entry) = (unsafe { sockets::existing(socket.cast::<c_void>()) }) else {
+        return 0;
+    };
+    // SAFETY: the socket's storage lives as long as the socket.
+    let entry = unsafe { &mut *entry };
     // SAFETY: not null.
     let socket = unsafe { bpf_sk_fullsock(socket) };
     if socket.is_null() {
@@ -129,7 +133,11 @@ fn note_received(socket: *mut bpf_sock, entry: &mut SocketEntry) -> u32 {
 #[inline(never)]
 fn resolve(skb: Skb, entry: &mut SocketEntry, generation: u32) -> u32 {
     // SAFETY: the context of the program.
-    let cgroup = endpoints::nearest(|level| unsafe { bpf_skb_ancestor_cgroup_id(skb.0, level) });
+    let cgroup = unsafe {
+        endpoints::nearest(bpf_skb_cgroup_id(skb.0), |level| {
+            bpf_skb_ancestor_cgroup_id(skb.0, level)
+        })
+    };
     let endpoint = endpoints::cgroup(cgroup);
     entry.cgroup = if endpoint.is_some() { cgroup } else { 0 };
     entry.endpoint = endpoint.map_or(0, |endpoint| endpoint.id);

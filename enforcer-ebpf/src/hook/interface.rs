@@ -3,7 +3,6 @@
 use aya_ebpf::programs::TcContext;
 use enforcer_common::{
     Action, Decision, Direction, Reason,
-    clock::seconds,
     config::{Config, config_flag},
     endpoint_entry::endpoint_flag,
     event::Hook,
@@ -19,12 +18,9 @@ use crate::{
         ethernet::{Payload, payload_of},
         frame::Skb,
     },
-    pipeline::{self, FlowRoom, MALFORMED, Place},
+    pipeline::{self, MALFORMED, Place, Room},
     report::{Facts, Report},
-    table::{
-        config::{config, now},
-        endpoints,
-    },
+    table::{clock::now, config::config, endpoints},
 };
 
 /// Lets the next program on the hook see the packet (`TC_ACT_UNSPEC`, `TCX_NEXT`).
@@ -51,31 +47,29 @@ fn enter(ctx: &TcContext, direction: Direction, space: u8) -> i32 {
     let now = now();
     // SAFETY: the context of the program.
     let ifindex = unsafe { (*skb.0).ifindex };
-    let place = Place {
+    let mut room = Room::new(Place {
         now,
         cgroup: 0,
-        seconds: seconds(now),
         ifindex,
         scope: if space == space::HOST { 0 } else { ifindex },
         space,
         hook: Hook::Tc as u8,
         direction: direction as u8,
         reported: 0,
-        pad: [0; 4],
-    };
-    let mut room = FlowRoom::uninit();
+        first: 0,
+    });
     let code = match payload_of(&skb) {
         Ok(Payload::Ip4(offset)) => {
-            if blocks(config, &place, 0) && block::at_tc::<V4>(skb, offset, &place) == 0 {
+            if blocks(config, &room.place, 0) && block::at_tc::<V4>(skb, offset, &room.place) == 0 {
                 return DROP;
             }
-            pipeline::enter::<V4, false>(skb, config, &place, offset, &mut room)
+            pipeline::enter::<V4, false>(skb, config, offset, &mut room)
         }
         Ok(Payload::Ip6(offset)) => {
-            if blocks(config, &place, 1) && block::at_tc::<V6>(skb, offset, &place) == 0 {
+            if blocks(config, &room.place, 1) && block::at_tc::<V6>(skb, offset, &room.place) == 0 {
                 return DROP;
             }
-            pipeline::enter::<V6, false>(skb, config, &place, offset, &mut room)
+            pipeline::enter::<V6, false>(skb, config, offset, &mut room)
         }
         Ok(Payload::Other) => 1,
         Err(reason) => MALFORMED + reason as u32,
@@ -83,7 +77,7 @@ fn enter(ctx: &TcContext, direction: Direction, space: u8) -> i32 {
     match code {
         0 => DROP,
         1 => NEXT,
-        reason => malformed(skb, &place, reason as u8),
+        reason => malformed(skb, &room.place, reason as u8),
     }
 }
 

@@ -14,8 +14,10 @@ pub enum Payload {
     Other,
 }
 
-const IP4: u16 = 0x0800;
-const IP6: u16 = 0x86dd;
+/// Ether type of IPv4.
+pub const IP4: u16 = 0x0800;
+/// Ether type of IPv6.
+pub const IP6: u16 = 0x86dd;
 const VLAN: u16 = 0x8100;
 const SERVICE_VLAN: u16 = 0x88a8;
 

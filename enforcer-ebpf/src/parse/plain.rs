@@ -2,7 +2,7 @@
 //! headers, with their headers in the buffer's first part. They are read where they lie, at
 //! constant offsets, without the calls that [`super::frame::Skb`] needs for all others.
 
-use core::arch::asm;
+use core::{arch::asm, mem::offset_of, ptr};
 
 use enforcer_common::{
     Direction, Protocol,
@@ -41,6 +41,37 @@ macro_rules! load {
             );
         }
         value
+    }};
+}
+
+/// Copies an IPv6 address from a constant offset to a field of a structure of words, word by word
+/// through one register: a compiler that may order loads and stores reads everything first, and
+/// then has nowhere to keep it.
+macro_rules! copy_words {
+    ($bytes:expr, $to:expr, $offset:expr) => {{
+        let to: &mut Addr6 = $to;
+        // SAFETY: four words of the packet, whose end the caller has checked, to an address, which
+        // has as many and is aligned to words; the verifier proves both.
+        unsafe {
+            asm!(
+                "{word} = *(u32 *)({start} + {o0})",
+                "*(u32 *)({to} + 0) = {word}",
+                "{word} = *(u32 *)({start} + {o1})",
+                "*(u32 *)({to} + 4) = {word}",
+                "{word} = *(u32 *)({start} + {o2})",
+                "*(u32 *)({to} + 8) = {word}",
+                "{word} = *(u32 *)({start} + {o3})",
+                "*(u32 *)({to} + 12) = {word}",
+                word = out(reg) _,
+                start = in(reg) $bytes.start,
+                to = in(reg) to.as_mut_ptr(),
+                o0 = const $offset,
+                o1 = const $offset + 4,
+                o2 = const $offset + 8,
+                o3 = const $offset + 12,
+                options(nostack)
+            );
+        }
     }};
 }
 
@@ -84,10 +115,6 @@ pub trait Plain: Family {
 
     /// Reads the headers of a packet whose IP header is at `OFFSET`. `None`: it is not plain.
     fn head<const OFFSET: usize>(skb: Skb) -> Option<Head>;
-
-    /// Bytes of a packet that is plain and of this protocol, from the IP header on, if it opens
-    /// a flow for certain; otherwise 0.
-    fn opening<const OFFSET: usize>(skb: Skb, protocol: u8) -> u32;
 
     /// Reads the addresses of a packet that is plain. Straight to where they belong, because
     /// there are few registers and little stack. `false`: it is not plain.
@@ -144,22 +171,6 @@ impl Plain for V4 {
     }
 
     #[inline(always)]
-    fn opening<const OFFSET: usize>(skb: Skb, protocol: u8) -> u32 {
-        let bytes = Bytes::of(skb);
-        let opens = match protocol {
-            Protocol::TCP if bytes.have(OFFSET + HEADER4 + TCP) => {
-                is_open_request(load!(bytes, "u8", OFFSET + HEADER4 + 13) as u8)
-            }
-            Protocol::UDP => bytes.have(OFFSET + HEADER4),
-            _ => false,
-        };
-        if !opens {
-            return 0;
-        }
-        u32::from(u16::from_be(load!(bytes, "u16", OFFSET + 2) as u16))
-    }
-
-    #[inline(always)]
     fn addresses<const OFFSET: usize>(
         skb: Skb,
         source: &mut Addr4,
@@ -207,22 +218,6 @@ impl Plain for V6 {
     }
 
     #[inline(always)]
-    fn opening<const OFFSET: usize>(skb: Skb, protocol: u8) -> u32 {
-        let bytes = Bytes::of(skb);
-        let opens = match protocol {
-            Protocol::TCP if bytes.have(OFFSET + HEADER6 + TCP) => {
-                is_open_request(load!(bytes, "u8", OFFSET + HEADER6 + 13) as u8)
-            }
-            Protocol::UDP => bytes.have(OFFSET + HEADER6),
-            _ => false,
-        };
-        if !opens {
-            return 0;
-        }
-        HEADER6 as u32 + u32::from(u16::from_be(load!(bytes, "u16", OFFSET + 4) as u16))
-    }
-
-    #[inline(always)]
     fn addresses<const OFFSET: usize>(
         skb: Skb,
         source: &mut Addr6,
@@ -232,27 +227,9 @@ impl Plain for V6 {
         if !bytes.have(OFFSET + HEADER6) {
             return false;
         }
-        set_word(source, 0, load!(bytes, "u32", OFFSET + 8) as u32);
-        set_word(source, 1, load!(bytes, "u32", OFFSET + 12) as u32);
-        set_word(source, 2, load!(bytes, "u32", OFFSET + 16) as u32);
-        set_word(source, 3, load!(bytes, "u32", OFFSET + 20) as u32);
-        set_word(destination, 0, load!(bytes, "u32", OFFSET + 24) as u32);
-        set_word(destination, 1, load!(bytes, "u32", OFFSET + 28) as u32);
-        set_word(destination, 2, load!(bytes, "u32", OFFSET + 32) as u32);
-        set_word(destination, 3, load!(bytes, "u32", OFFSET + 36) as u32);
+        copy_words!(bytes, source, OFFSET + 8);
+        copy_words!(bytes, destination, OFFSET + 24);
         true
-    }
-}
-
-/// Writes a word of an address.
-#[inline(always)]
-fn set_word(address: &mut Addr6, index: usize, word: u32) {
-    // SAFETY: an address has four words, and is a field of a structure of words.
-    unsafe {
-        core::ptr::from_mut(address)
-            .cast::<u32>()
-            .add(index)
-            .write(word)
     }
 }
 
@@ -312,10 +289,43 @@ pub fn packet<F: Plain, const OFFSET: usize>(skb: Skb, packet: &mut Packet<F>) -
     F::addresses::<OFFSET>(skb, &mut packet.source, &mut packet.destination)
 }
 
-/// What an established flow has to know of a packet.
-pub struct Step {
-    pub protocol: u8,
-    pub tcp_flags: u8,
+/// What is to be known of a packet beside its flow, in one register: there are few.
+#[derive(Clone, Copy)]
+pub struct Step(pub u32);
+
+impl Step {
+    /// `length`: bytes from the IP header on, at most 65,575.
+    #[inline(always)]
+    pub fn new(tcp_flags: u8, length: u32) -> Self {
+        let mut word = u64::from(length) << 8;
+        // SAFETY: an instruction on two registers. In assembly, because a compiler that knows
+        // the parts keeps them beside the whole.
+        unsafe {
+            asm!(
+                "{word} |= {flags}",
+                word = inout(reg) word,
+                flags = in(reg) u64::from(tcp_flags),
+                options(nomem, nostack, pure)
+            );
+        }
+        Self(word as u32)
+    }
+
+    #[inline(always)]
+    pub fn tcp_flags(self) -> u8 {
+        self.0 as u8
+    }
+
+    /// Whether it asks to open a TCP connection. Other protocols have no flags.
+    #[inline(always)]
+    pub fn is_request(self) -> bool {
+        is_open_request(self.tcp_flags())
+    }
+
+    #[inline(always)]
+    pub fn length(self) -> u32 {
+        self.0 >> 8
+    }
 }
 
 /// Reads the flow of a plain packet, as [`Packet::write_flow`] has it. `None`: it is not plain.
@@ -327,25 +337,35 @@ pub fn flow<F: Plain, const OFFSET: usize>(
     flow: &mut FlowKey<F::Addr>,
 ) -> Option<Step> {
     let head = F::head::<OFFSET>(skb)?;
-    flow.scope = place.scope;
-    flow.protocol = head.protocol;
-    flow.space = place.space;
-    flow.pad = 0;
-    let (source_port, destination_port) = (head.source_port(), head.destination_port());
-    let read = match direction {
-        Direction::Egress => {
-            flow.local_port = source_port;
-            flow.remote_port = destination_port;
-            F::addresses::<OFFSET>(skb, &mut flow.local, &mut flow.remote)
-        }
-        Direction::Ingress => {
-            flow.local_port = destination_port;
-            flow.remote_port = source_port;
-            F::addresses::<OFFSET>(skb, &mut flow.remote, &mut flow.local)
-        }
+    // In memory the source port comes behind the destination port now.
+    let ports = u32::from_be(head.ports);
+    let ports = match direction {
+        Direction::Egress => ports.rotate_left(16),
+        Direction::Ingress => ports,
     };
-    read.then_some(Step {
-        protocol: head.protocol,
-        tcp_flags: head.tcp_flags,
-    })
+    let last = u32::from(head.protocol) | u32::from(place.space) << 8;
+    const {
+        assert!(cfg!(target_endian = "little"));
+        assert!(offset_of!(FlowKey<F::Addr>, scope) == 0);
+        assert!(offset_of!(FlowKey<F::Addr>, local_port) == size_of::<FlowKey<F::Addr>>() - 8);
+        assert!(offset_of!(FlowKey<F::Addr>, remote_port) == size_of::<FlowKey<F::Addr>>() - 6);
+        assert!(offset_of!(FlowKey<F::Addr>, protocol) == size_of::<FlowKey<F::Addr>>() - 4);
+        assert!(offset_of!(FlowKey<F::Addr>, space) == size_of::<FlowKey<F::Addr>>() - 3);
+    }
+    // Whole words, as they are hashed: a word that is read soon after it was written in parts
+    // makes the processor wait.
+    let words = ptr::from_mut(flow).cast::<u32>();
+    // SAFETY: a key is words, of which these are the first one and the last two.
+    unsafe {
+        words.write(place.scope);
+        words
+            .add(size_of::<FlowKey<F::Addr>>() / 4 - 2)
+            .write(ports);
+        words.add(size_of::<FlowKey<F::Addr>>() / 4 - 1).write(last);
+    }
+    let read = match direction {
+        Direction::Egress => F::addresses::<OFFSET>(skb, &mut flow.local, &mut flow.remote),
+        Direction::Ingress => F::addresses::<OFFSET>(skb, &mut flow.remote, &mut flow.local),
+    };
+    read.then(|| Step::new(head.tcp_flags, head.length))
 }

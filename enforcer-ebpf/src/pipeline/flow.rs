@@ -12,7 +12,10 @@ use crate::{
     family::Family,
     parse::{Packet, frame::Skb, kind, plain::Step, quoted::Quoted},
     pipeline::Place,
-    table::{config::generation, flows},
+    table::{
+        config::{config, generation},
+        flows,
+    },
 };
 
 /// What the flow table says to a packet.
@@ -33,7 +36,7 @@ pub enum Known {
 #[inline(always)]
 pub fn known<F: Family>(
     config: &Config,
-    packet: &Step,
+    step: Step,
     flow: &FlowKey<F::Addr>,
     direction: Direction,
     place: &Place,
@@ -43,27 +46,48 @@ pub fn known<F: Family>(
     };
     // SAFETY: a live map value. Other CPUs may change it too; every field stands alone.
     let entry = unsafe { &mut *entry };
-    let seconds = place.seconds;
+    let seconds = place.seconds();
     if entry.generation != generation(config, place.now, entry.seen == seconds)
         || entry.flags & flow_flag::DENIED != 0
-        || entry.is_expired(packet.protocol, seconds)
-        || entry.is_reopened_by(direction, packet.protocol, packet.tcp_flags)
     {
         return Known::Stale;
     }
-    touch(entry, packet.protocol, packet.tcp_flags, direction, seconds);
-    Known::Established
+    if entry.is_unchanged_by(direction, step.tcp_flags(), seconds) {
+        return Known::Established;
+    }
+    // SAFETY: a reference. Read from where it is: it need not be kept elsewhere until here.
+    let protocol = unsafe { (&raw const flow.protocol).read_volatile() };
+    if move_on(entry, protocol, step.tcp_flags(), direction, seconds) == 1 {
+        Known::Established
+    } else {
+        Known::Stale
+    }
 }
 
-/// Moves a flow on. Writes only what changes: a hot entry's cache line stays shared.
-#[inline(always)]
-pub fn touch(
+/// As [`known`], for packets of which there are few. Its own key, as in [`entry_of`].
+#[inline(never)]
+pub fn known_apart<F: Family>(step: Step, flow: &FlowKey<F::Addr>, place: &Place) -> Known {
+    let Some(config) = config() else {
+        return Known::Unknown;
+    };
+    let key = FlowKey { ..*flow };
+    let direction = Direction::from_byte(place.direction);
+    known::<F>(config, step, &key, direction, place)
+}
+
+/// Moves a flow on. Returns 0 when the packet is to be judged anew. Writes only what changes: a
+/// hot entry's cache line stays shared.
+#[inline(never)]
+fn move_on(
     entry: &mut FlowEntry,
     protocol: u8,
     tcp_flags: u8,
     direction: Direction,
     seconds: u32,
-) {
+) -> u32 {
+    if entry.is_expired(protocol, seconds) || entry.is_reopened_by(direction, protocol, tcp_flags) {
+        return 0;
+    }
     let before = State::from_byte(entry.state);
     let opener = Direction::from_byte(entry.opener);
     let after = advance(before, opener, direction, protocol, tcp_flags);
@@ -73,6 +97,7 @@ pub fn touch(
     if entry.seen != seconds {
         entry.seen = seconds;
     }
+    1
 }
 
 /// The entry of a flow. Map keys must be on a function's own stack (before Linux 6.2), and the
@@ -148,6 +173,6 @@ pub fn is_related<F: Quoted>(skb: Skb, place: &Place, packet: &Packet<F>) -> u32
     // SAFETY: as in `known`.
     let entry = unsafe { &*entry };
     let open =
-        entry.flags & flow_flag::DENIED == 0 && !entry.is_expired(quoted.protocol, place.seconds);
+        entry.flags & flow_flag::DENIED == 0 && !entry.is_expired(quoted.protocol, place.seconds());
     u32::from(open)
 }

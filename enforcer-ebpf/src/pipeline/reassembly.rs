@@ -29,12 +29,12 @@ pub fn reassemble<F: Family>(packet: &mut Packet<F>, place: &Place) -> u32 {
         let entry = FragmentEntry {
             source_port: packet.source_port,
             destination_port: packet.destination_port,
-            seen: place.seconds,
+            seen: place.seconds(),
         };
         fragments::keep(&key, &entry);
         return 1;
     }
-    let Some(first) = fragments::find(&key, place.seconds) else {
+    let Some(first) = fragments::find(&key, place.seconds()) else {
         return MALFORMED + Reason::FragmentUnknown as u32;
     };
     packet.source_port = first.source_port;

@@ -66,7 +66,7 @@ pub fn offer<F: Family>(skb: Skb, place: &Place, case: &Case<F>) -> u32 {
     0
 }
 
-/// The same for a packet of `length` bytes that [`crate::again::is_denied_again`], which is never
+/// The same for a packet of `length` bytes that is [denied again](crate::again), which is never
 /// a reset or an error, where the node wants denied flows answered.
 #[inline(never)]
 pub fn offer_again<F: Plain, const AT_SOCKET: bool>(
@@ -106,7 +106,7 @@ fn may_be_told(skb: Skb, place: &Place, reason: u8) -> bool {
     !by_call
         && by_policy
         && !GROUP.contains(&packet_type)
-        && denied::take_reject_token(place.seconds, config.reject_limit)
+        && denied::take_reject_token(place.seconds(), config.reject_limit)
 }
 
 /// Whether a packet is such an answer, by the daemon's own socket: 1 or 0.

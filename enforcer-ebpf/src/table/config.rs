@@ -1,10 +1,6 @@
-//! What holds for the whole node, and the clock.
+//! What holds for the whole node.
 
-use aya_ebpf::{
-    btf_maps::Array,
-    helpers::generated::{bpf_ktime_get_boot_ns, bpf_ktime_get_coarse_ns},
-    macros::btf_map,
-};
+use aya_ebpf::{btf_maps::Array, helpers::generated::bpf_ktime_get_boot_ns, macros::btf_map};
 use enforcer_common::{Direction, config::Config};
 
 #[btf_map]
@@ -14,13 +10,6 @@ static CONFIG: Array<Config, 1> = Array::new();
 #[inline(always)]
 pub fn config() -> Option<&'static Config> {
     CONFIG.get(0)
-}
-
-/// Nanoseconds of the monotonic clock, good to one tick.
-#[inline(always)]
-pub fn now() -> u64 {
-    // SAFETY: the helper has no preconditions.
-    unsafe { bpf_ktime_get_coarse_ns() }
 }
 
 /// How many of [`Config::moments`] have passed now. Where there are none, nobody pays for a clock.

@@ -39,13 +39,21 @@ pub fn set_after(endpoint: &EndpointEntry, way: Direction, config: &Config, pass
     endpoint.set_at(way, config.last_moment(passed))
 }
 
-/// The nearest enrolled one in a chain of cgroups, given the ancestor's id at each level (0
-/// past the last). Returns its cgroup id, or 0.
+/// The nearest enrolled one in a chain of cgroups, given the id of the last one and the
+/// ancestor's at each level (0 past the last). Returns its cgroup id, or 0.
 ///
 /// A child of a cgroup that awaits classification is answered with that cgroup, flagged
 /// [`endpoint_flag::PENDING_CHILDREN`]: the caller applies the node's choice.
 #[inline(always)]
-pub fn nearest(ancestor: impl Fn(i32) -> u64) -> u64 {
+pub fn nearest(last: u64, ancestor: impl Fn(i32) -> u64) -> u64 {
+    // Most are enrolled themselves, and nobody further up comes before that.
+    if let Some(entry) = cgroup(last) {
+        return if entry.flags & endpoint_flag::NOT_ENROLLED != 0 {
+            0
+        } else {
+            last
+        };
+    }
     let mut found = 0;
     let mut level = 1;
     while level < DEPTH {

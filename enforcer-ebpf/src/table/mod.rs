@@ -1,6 +1,7 @@
 //! The maps, one file for each group that belongs together.
 
 pub mod addresses;
+pub mod clock;
 pub mod config;
 pub mod counters;
 pub mod denied;

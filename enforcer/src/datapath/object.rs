@@ -75,7 +75,7 @@ pub(super) fn load(maps: &Path, capacities: &Capacities) -> Result<Ebpf, Datapat
 }
 
 /// Every map of the object.
-const ALL: [&str; 25] = [
+const ALL: [&str; 26] = [
     map::CONFIG,
     map::INTERFACES,
     map::CGROUPS,
@@ -96,6 +96,7 @@ const ALL: [&str; 25] = [
     map::DENIED,
     map::HINTS,
     map::TOKENS,
+    map::CLOCK,
     map::EVENTS,
     map::REFUSALS,
     map::RULES,
