@@ -24,6 +24,7 @@ const PROG_GET_FD_BY_ID: libc::c_long = 13;
 const OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 const MAP_UPDATE_BATCH: libc::c_long = 26;
 const MAP_DELETE_BATCH: libc::c_long = 27;
+const LINK_CREATE: libc::c_long = 28;
 
 /// `BPF_MAP_TYPE_HASH`, and that its elements are made one by one (`BPF_F_NO_PREALLOC`).
 const HASH: u32 = 1;
@@ -225,6 +226,19 @@ impl Program {
             descriptor: owned(program),
             kind,
         })
+    }
+
+    /// Attaches a program for cgroups, to what leaves the cgroup's sockets (`outward`) or to what
+    /// arrives at them, until the link is dropped.
+    pub fn attach(&self, cgroup: &Path, outward: bool) -> Result<OwnedFd> {
+        let folder = File::open(cgroup)?.into();
+        // `BPF_CGROUP_INET_INGRESS` and `BPF_CGROUP_INET_EGRESS`.
+        let kind = u32::from(outward);
+        let mut attributes = [word(&self.descriptor), word(&folder), kind, 0];
+        // SAFETY: no addresses.
+        let link = unsafe { bpf(LINK_CREATE, &mut attributes) }
+            .with_context(|| format!("attaching to {}", cgroup.display()))?;
+        Ok(owned(link))
     }
 
     /// Runs the program `repeat` times on a frame that arrived at, or leaves through, a device of

@@ -68,6 +68,8 @@ pub struct WireFigure {
     pub interface: f64,
     /// Ours, endpoint at the cgroup.
     pub cgroup: f64,
+    /// The least that a filter at a cgroup does: programs that know one denied port.
+    pub least_at_cgroup: f64,
     /// nftables: connection tracking and one concatenated set.
     pub nftables: f64,
     /// What ours is to reach.
@@ -242,6 +244,7 @@ impl fmt::Display for Report {
                 "unit",
                 "interface",
                 "cgroup",
+                "least at a cgroup",
                 "nftables",
                 "",
                 "target",
@@ -259,6 +262,7 @@ impl fmt::Display for Report {
                     Cell::new(&figure.unit),
                     number(Some(figure.interface), digits),
                     number(Some(figure.cgroup), digits),
+                    number(Some(figure.least_at_cgroup), digits),
                     number(Some(figure.nftables), digits),
                     Cell::new(sign),
                     Cell::new(

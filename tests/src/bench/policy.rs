@@ -226,3 +226,14 @@ pub fn desired(image: Image, link: Option<u32>, cgroup: Option<u64>) -> Result<D
         clock: WallClock::default(),
     })
 }
+
+/// The same before the endpoint came: with one that takes part in nothing.
+pub fn earlier(desired: &Desired) -> Desired {
+    let mut earlier = desired.clone();
+    for endpoint in &mut earlier.endpoints {
+        endpoint.id += 100;
+        // No cgroup has this number.
+        endpoint.place = EndpointPlace::NoWorkload { id: u64::MAX };
+    }
+    earlier
+}

@@ -17,12 +17,35 @@ use super::{
 
 /// As many flows as the product's table has by default.
 const FLOWS: u32 = 131_072;
+/// UDP, as a protocol number.
+const UDP: i32 = 17;
 /// The generation that the reference accepts.
 const GENERATION: i32 = 1;
 
 /// A program that lets everything pass at once.
 pub fn empty(kind: Kind) -> Result<Program> {
     Program::load(kind, &[mov_immediate(0, passes(kind)), EXIT])
+}
+
+/// A program for a cgroup that denies UDP over IPv4 to one port and lets everything else pass.
+pub fn denying(port: u16) -> Result<Program> {
+    let kind = Kind::CgroupSkb;
+    let (data, data_end) = data_fields(kind);
+    let mut code = vec![
+        load(WORD, 2, 1, data),
+        load(WORD, 3, 1, data_end),
+        mov(4, 2),
+        add_immediate(4, 28),
+        jump(GREATER, 4, 3, TO_END),
+        load(BYTE, 5, 2, 9),
+        jump_immediate(NOT_EQUAL, 5, UDP, TO_END),
+        load(HALF, 5, 2, 22),
+        jump_immediate(NOT_EQUAL, 5, port.to_be().into(), TO_END),
+        mov_immediate(0, 0),
+        EXIT,
+    ];
+    end(&mut code, kind);
+    Program::load(kind, &code)
 }
 
 /// The least, with its flow table.
@@ -154,7 +177,12 @@ fn instructions(kind: Kind, version: Version, flows: &OwnedFd) -> Vec<u64> {
     code.extend(insert);
     code.push(load(WORD, 1, 0, 0));
     code.push(jump_immediate(NOT_EQUAL, 1, GENERATION, TO_END));
-    // The end: everything passes.
+    end(&mut code, kind);
+    code
+}
+
+/// The end, where everything passes, and the jumps to it.
+fn end(code: &mut Vec<u64>, kind: Kind) {
     let end = code.len();
     code.push(mov_immediate(0, passes(kind)));
     code.push(EXIT);
@@ -165,7 +193,6 @@ fn instructions(kind: Kind, version: Version, flows: &OwnedFd) -> Vec<u64> {
             *instruction |= u64::from(distance.cast_unsigned()) << 16;
         }
     }
-    code
 }
 
 /// Enters the flow whose key is on the stack, and goes to the end.

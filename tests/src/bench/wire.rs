@@ -1,5 +1,6 @@
-//! Work through a veth, with no firewall, with ours at either kind of endpoint, and with nftables
-//! as one would use it: connection tracking and one concatenated set.
+//! Work through a veth, with no firewall, with ours at either kind of endpoint, with the least that
+//! any filter at a cgroup does, and with nftables as one would use it: connection tracking and one
+//! concatenated set.
 //!
 //! Each variant has a pair of namespaces of its own, all at once, so that turns can alternate.
 //! One thread drives both ends; what counts is its CPU time.
@@ -8,7 +9,8 @@ use std::{
     fs,
     io::{ErrorKind, Read, Write},
     net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
-    os::unix::fs::MetadataExt,
+    os::{fd::OwnedFd, unix::fs::MetadataExt},
+    path::PathBuf,
     process::{Command, Stdio},
 };
 
@@ -24,7 +26,7 @@ use super::{
     hooks::Membership,
     median,
     policy::{self, CLOSED, LINK, OPEN, SERVER4, UNIT},
-    progress,
+    progress, reference,
 };
 use crate::lab::{
     Lab, Namespace,
@@ -54,13 +56,16 @@ enum Firewall {
     None,
     Interface,
     Cgroup,
+    /// A program at the cgroup that denies one port and knows nothing else.
+    LeastAtCgroup,
     Nftables,
 }
 
-const VARIANTS: [(Firewall, &str); 4] = [
+const VARIANTS: [(Firewall, &str); 5] = [
     (Firewall::None, "none"),
     (Firewall::Interface, "link"),
     (Firewall::Cgroup, "unit"),
+    (Firewall::LeastAtCgroup, "least"),
     (Firewall::Nftables, "nft"),
 ];
 
@@ -69,6 +74,7 @@ struct Pair {
     sockets: Sockets,
     // Held for what they keep in force.
     _datapath: Option<Datapath>,
+    _links: Vec<OwnedFd>,
     _namespaces: [Namespace; 2],
 }
 
@@ -106,7 +112,7 @@ fn at(rules: usize, turns: usize) -> Result<Vec<WireFigure>> {
 
     let mut figures = Vec::new();
     for work in [Work::Connections, Work::Bulk, Work::Allowed, Work::Denied] {
-        let mut columns = [const { Vec::new() }; 4];
+        let mut columns = [const { Vec::new() }; 5];
         // The first turn warms up and is not counted.
         for turn in 0..=turns {
             let mut bare = 0.0;
@@ -127,7 +133,7 @@ fn at(rules: usize, turns: usize) -> Result<Vec<WireFigure>> {
                 }
             }
         }
-        let [bare, interface, cgroup, nftables] = columns.map(median);
+        let [bare, interface, cgroup, least_at_cgroup, nftables] = columns.map(median);
         figures.push(WireFigure {
             work: work.name().to_owned(),
             rules,
@@ -139,12 +145,13 @@ fn at(rules: usize, turns: usize) -> Result<Vec<WireFigure>> {
             compared: work.comparison(),
             interface,
             cgroup,
+            least_at_cgroup,
             nftables,
             target: Some(work.target(rules)),
         });
     }
     drop(pairs);
-    for (_, name) in &VARIANTS[1..3] {
+    for name in ["link", "unit"] {
         Datapath::detach(&lab.pins().join(name))?;
     }
     Ok(figures)
@@ -203,14 +210,22 @@ fn pair(lab: &Lab, firewall: Firewall, name: &str, rules: usize) -> Result<Pair>
             v6: policy::SERVER6,
         },
     )?;
+    let unit = lab.cgroup(&format!("{name}{UNIT}"))?;
+    let mut links = Vec::new();
     let datapath = match firewall {
         Firewall::None => None,
+        Firewall::LeastAtCgroup => {
+            let program = reference::denying(CLOSED)?;
+            for outward in [false, true] {
+                links.push(program.attach(&unit, outward)?);
+            }
+            None
+        }
         Firewall::Nftables => {
             load_nftables(&work, &ruleset(rules, 0))?;
             None
         }
         Firewall::Interface | Firewall::Cgroup => {
-            let unit = lab.cgroup(UNIT)?;
             let image = policy::compile(&lab.folder().join("policies"), &mut Numbers::default())?;
             let at_link = firewall == Firewall::Interface;
             let desired = if at_link {
@@ -220,25 +235,28 @@ fn pair(lab: &Lab, firewall: Firewall, name: &str, rules: usize) -> Result<Pair>
             };
             let settings = DatapathSettings {
                 pin_dir: lab.pins().join(name),
-                cgroup_root: (!at_link).then(|| lab.cgroups().to_owned()),
+                cgroup_root: (!at_link).then(|| lab.cgroups().join(name)),
                 capacities: policy::capacities(rules),
                 xdp: XdpMode::Off,
                 numbering: 1,
             };
             Some(host.enter(|| {
                 let (mut datapath, _) = Datapath::open(&settings)?;
+                // In the first minute of the first endpoints, datagrams may belong to what was
+                // open before, and each is looked at closely. Ours comes later, as most do.
+                let earlier = policy::earlier(&desired);
+                datapath.apply(&earlier)?;
                 datapath.apply(&desired)?;
                 anyhow::Ok(datapath)
             })??)
         }
     };
-    let server_cgroup = (firewall == Firewall::Cgroup)
-        .then(|| lab.cgroup(UNIT))
-        .transpose()?;
-    let sockets = Sockets::open(&host, &work, server_cgroup.as_deref())?;
+    let at_cgroup = matches!(firewall, Firewall::Cgroup | Firewall::LeastAtCgroup);
+    let sockets = Sockets::open(&host, &work, at_cgroup.then_some(&unit))?;
     Ok(Pair {
         sockets,
         _datapath: datapath,
+        _links: links,
         _namespaces: [host, work],
     })
 }
@@ -292,9 +310,9 @@ pub fn load_nftables(namespace: &Namespace, ruleset: &str) -> Result<()> {
 }
 
 impl Sockets {
-    fn open(host: &Namespace, work: &Namespace, cgroup: Option<&std::path::Path>) -> Result<Self> {
+    fn open(host: &Namespace, work: &Namespace, cgroup: Option<&PathBuf>) -> Result<Self> {
         let server = |port: u16| SocketAddr::from((SERVER4, port));
-        let inside = cgroup.map(Membership::enter).transpose()?;
+        let inside = cgroup.map(|cgroup| Membership::enter(cgroup)).transpose()?;
         let (listener, receiver) = work.enter(|| {
             anyhow::Ok((
                 TcpListener::bind(server(OPEN))?,
