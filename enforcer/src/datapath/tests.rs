@@ -22,7 +22,10 @@ use enforcer_common::{
     Decision, identity,
     policy_key::{PolicyEntry, PolicyKey},
 };
-use nix::sched::{CloneFlags, unshare};
+use nix::{
+    sched::{CloneFlags, unshare},
+    sys::socket::{setsockopt, sockopt::RcvBufForce},
+};
 
 use super::{
     desired::{DesiredEndpoint, EndpointPlace, NodeConfig},
@@ -476,6 +479,8 @@ fn behind_a_link(
     ip("addr add 10.7.0.9/24 dev vb");
     ip("link set vb up");
     let socket = UdpSocket::bind((Ipv4Addr::from(WORKLOAD), 53)).expect("its address");
+    // Seconds of them, so that none is lost while others have the processor.
+    setsockopt(&socket, RcvBufForce, &(16 << 20)).expect("root");
     let patience = Some(Duration::from_millis(100));
     socket.set_read_timeout(patience).expect("a timeout");
     ready.send(0).expect("the test waits");
