@@ -320,7 +320,6 @@ proptest! {
             };
             let again = compiler.compile(&inputs, &mut remembering);
             let afresh = compile(&inputs, &mut forgetting);
-            if std::env::var_os("COUNT").is_some() { let mut c = Compiler::default(); let mut n = forgetting.clone(); let fresh = c.compile(&inputs, &mut n).is_ok(); let _ = fresh; eprintln!("W ok={} again={:?} full={:?} nodes={}", again.is_ok(), compiler.work(), c.work(), elsewhere.nodes.len()); }
             prop_assert_eq!(&again, &afresh);
             if let Ok(new) = again {
                 image = Some(new);

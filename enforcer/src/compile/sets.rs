@@ -281,12 +281,18 @@ impl SetBuilder<'_> {
     }
 }
 
-/// Whether two lists of policies isolate by the same ones, which default denies are named after.
+/// Whether two lists of policies isolate by the same ones, which default denies are named after,
+/// and which say the same of themselves: entries that are kept do not tell it again.
 fn same_isolation(one: &[Arc<PolicyRules>], other: &[Arc<PolicyRules>]) -> bool {
     [false, true].into_iter().all(|enforced| {
         let [one, other] = [one, other].map(|list| {
             let isolating = list.iter().filter(|policy| policy.isolates(enforced));
-            isolating.map(|policy| policy.policy.isolation_rank()).min()
+            let first = isolating.min_by_key(|policy| policy.policy.isolation_rank());
+            first.map(|rules| {
+                let policy = &rules.policy;
+                let says = (&policy.origin, &policy.accountability, rules.mode);
+                (policy.isolation_rank(), says)
+            })
         });
         one == other
     })
