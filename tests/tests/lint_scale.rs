@@ -79,12 +79,20 @@ fn lints_of_a_large_tree_cost_in_proportion() {
     } else {
         10_000
     };
-    let (half, few) = cost(full / 2);
-    let (whole, many) = cost(full);
-    println!(
-        "{}: {half:?}, {few} findings; {full}: {whole:?}, {many} findings",
-        full / 2
+    // What others do at the same time can make one of two costs larger, but hardly three times the
+    // same one.
+    let in_proportion = (0..3).any(|_| {
+        let (half, few) = cost(full / 2);
+        let (whole, many) = cost(full);
+        println!(
+            "{}: {half:?}, {few} findings; {full}: {whole:?}, {many} findings",
+            full / 2
+        );
+        assert!(few > 0 && many > few);
+        whole * 10 < half * 22
+    });
+    assert!(
+        in_proportion,
+        "more than 2.2 times the cost for twice the tree"
     );
-    assert!(few > 0 && many > few);
-    assert!(whole * 10 < half * 22, "{half:?} and {whole:?}");
 }
