@@ -1,15 +1,12 @@
 //! A daemon whose own SVID and whose bundles come from somebody else's Workload API: that of
 //! another daemon here.
 
-use std::{
-    path::Path,
-    time::{Duration, Instant},
-};
+use std::{path::Path, time::Duration};
 
 use anyhow::{Context, Result};
 use enforcer::api::{identity::IdentityStatus, status::Status};
 use tests::lab::{
-    Daemon, Lab, Place, patient,
+    Daemon, Lab, Place,
     pki::{ATTEST, Pki, SERVER},
     shop::Shop,
     tree::Tree,
@@ -29,28 +26,12 @@ metadata: {name: job, namespace: shop, labels: {app: job}}
 spec: {cgroup: /shop/job, spiffeId: 'spiffe://example.org/job'}
 ";
 
-fn identity(daemon: &Daemon) -> Result<IdentityStatus> {
-    daemon.ask_json(&["identity", "list"])
-}
-
 fn wait_for(
     daemon: &Daemon,
     what: &str,
     wanted: impl Fn(&IdentityStatus) -> bool,
 ) -> Result<IdentityStatus> {
-    let deadline = Instant::now() + patient(Duration::from_mins(1));
-    loop {
-        let status = identity(daemon)?;
-        if wanted(&status) {
-            return Ok(status);
-        }
-        anyhow::ensure!(
-            Instant::now() < deadline,
-            "{what}: not so: {status:#?}\n{}",
-            daemon.log()
-        );
-        std::thread::sleep(Duration::from_millis(50));
-    }
+    daemon.wait_for(what, Duration::from_mins(1), &["identity", "list"], wanted)
 }
 
 fn text(path: &Path) -> Result<String> {

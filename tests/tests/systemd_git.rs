@@ -10,30 +10,10 @@ use tests::lab::{
     authority::Authority,
     git::{Repository, SigningKey},
     git_server::{GitServer, Manner},
-    machine::{Machine, UNIT},
+    machine::{Machine, POLICY, UNIT},
     ssh::SshServer,
 };
 
-/// The unit `web` serves 8080 and 8081, and may be reached at the first one.
-const POLICY: &str = "\
-apiVersion: enforcer.dev/v1alpha1
-kind: Node
-metadata: {name: machine}
-spec: {mode: enforce}
----
-apiVersion: enforcer.dev/v1alpha1
-kind: Workload
-metadata: {name: web, namespace: units, labels: {app: web}}
-spec: {unit: web.service}
----
-apiVersion: enforcer.dev/v1alpha1
-kind: SegmentPolicy
-metadata: {name: web, namespace: units}
-spec:
-  selector: {matchLabels: {app: web}}
-  ingress:
-    - ports: [8080/tcp]
-";
 /// `enforcer:token`, as HTTP's basic scheme has it.
 const LOGIN: &str = "Basic ZW5mb3JjZXI6dG9rZW4=";
 const HTTPS_PORT: u16 = 8443;
@@ -49,12 +29,7 @@ struct Follower {
 
 impl Follower {
     fn boot() -> Result<Self> {
-        let machine = Machine::boot()?;
-        machine.systemd.write_unit(
-            "web.service",
-            "[Service]\nExecStart=/run/lab/probe --name web serve --tcp 8080,8081\n",
-        )?;
-        machine.start_server("web.service", 8081)?;
+        let machine = Machine::boot_with_web()?;
         machine.install()?;
         let secrets = machine.systemd.path("/etc/enforcer/git");
         fs::create_dir_all(&secrets)?;

@@ -6,38 +6,12 @@ use anyhow::{Context, Result};
 use nix::sys::signal::{Signal, kill};
 use tests::lab::{
     Expect,
-    machine::{Machine, UNIT, deployed_unit},
+    machine::{Machine, POLICY, UNIT, deployed_unit},
 };
-
-/// The unit `web` serves 8080 and 8081, and may be reached at the first one.
-const POLICY: &str = "\
-apiVersion: enforcer.dev/v1alpha1
-kind: Node
-metadata: {name: machine}
-spec: {mode: enforce}
----
-apiVersion: enforcer.dev/v1alpha1
-kind: Workload
-metadata: {name: web, namespace: units, labels: {app: web}}
-spec: {unit: web.service}
----
-apiVersion: enforcer.dev/v1alpha1
-kind: SegmentPolicy
-metadata: {name: web, namespace: units}
-spec:
-  selector: {matchLabels: {app: web}}
-  ingress:
-    - ports: [8080/tcp]
-";
 
 /// A machine with a service `web`, the program where it is installed, the unit and a policy.
 fn boot() -> Result<Machine> {
-    let machine = Machine::boot()?;
-    machine.systemd.write_unit(
-        "web.service",
-        "[Service]\nExecStart=/run/lab/probe --name web serve --tcp 8080,8081\n",
-    )?;
-    machine.start_server("web.service", 8081)?;
+    let machine = Machine::boot_with_web()?;
     let policies = machine.systemd.path("/etc").join("enforcer/policies");
     fs::create_dir_all(&policies)?;
     fs::write(policies.join("web.yaml"), POLICY)?;

@@ -22,6 +22,27 @@ use super::{
 /// The unit that the project deploys.
 pub const UNIT: &str = "enforcer.service";
 
+/// The unit `web` serves 8080 and 8081, and may be reached at the first one.
+pub const POLICY: &str = "\
+apiVersion: enforcer.dev/v1alpha1
+kind: Node
+metadata: {name: machine}
+spec: {mode: enforce}
+---
+apiVersion: enforcer.dev/v1alpha1
+kind: Workload
+metadata: {name: web, namespace: units, labels: {app: web}}
+spec: {unit: web.service}
+---
+apiVersion: enforcer.dev/v1alpha1
+kind: SegmentPolicy
+metadata: {name: web, namespace: units}
+spec:
+  selector: {matchLabels: {app: web}}
+  ingress:
+    - ports: [8080/tcp]
+";
+
 /// A running machine.
 #[derive(Debug)]
 pub struct Machine {
@@ -64,6 +85,17 @@ impl Machine {
             namespace,
             lab,
         })
+    }
+
+    /// A machine with the unit `web` of [`POLICY`].
+    pub fn boot_with_web() -> Result<Self> {
+        let machine = Self::boot()?;
+        machine.systemd.write_unit(
+            "web.service",
+            "[Service]\nExecStart=/run/lab/probe --name web serve --tcp 8080,8081\n",
+        )?;
+        machine.start_server("web.service", 8081)?;
+        Ok(machine)
     }
 
     /// Puts the program where packages do, and the unit as it is deployed. Nothing is started.
