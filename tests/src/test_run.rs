@@ -25,6 +25,8 @@ use enforcer_common::{
     Direction,
     abi::map,
     config::FailsafePort,
+    conntrack::FlowEntry,
+    denied_entry::{DeniedEntry, DeniedKey},
     endpoint_entry::{EndpointEntry, endpoint_flag},
     flow_key::{Addr4, Addr6, FlowKey},
     policy_key::ALLOW_ALL,
@@ -253,13 +255,19 @@ impl Loaded<'_> {
 
     /// Forgets every flow.
     pub fn forget_flows(&self) -> Result<()> {
-        self.empty::<{ size_of::<FlowKey<Addr4>>() }>(map::FLOWS4)?;
-        self.empty::<{ size_of::<FlowKey<Addr6>>() }>(map::FLOWS6)
+        const ENTRY: usize = size_of::<FlowEntry>();
+        self.empty::<{ size_of::<FlowKey<Addr4>>() }, ENTRY>(map::FLOWS4)?;
+        self.empty::<{ size_of::<FlowKey<Addr6>>() }, ENTRY>(map::FLOWS6)
     }
 
-    fn empty<const KEY: usize>(&self, name: &str) -> Result<()> {
+    /// Forgets what was denied: otherwise ten seconds of it are read each time.
+    pub fn forget_denied(&self) -> Result<()> {
+        self.empty::<{ size_of::<DeniedKey>() }, { size_of::<DeniedEntry>() }>(map::DENIED)
+    }
+
+    fn empty<const KEY: usize, const VALUE: usize>(&self, name: &str) -> Result<()> {
         let map = Map::HashMap(self.bed.map(name)?);
-        let mut entries: HashMap<_, [u8; KEY], [u8; 24]> = map.try_into()?;
+        let mut entries: HashMap<_, [u8; KEY], [u8; VALUE]> = map.try_into()?;
         let keys = entries.keys().collect::<Result<Vec<_>, _>>()?;
         for key in keys {
             entries.remove(&key)?;

@@ -516,8 +516,8 @@ fn run(
     };
     put(loaded, links, scenario, &standing_at(&image, at));
     loaded.set_adopting(adopting).expect("entries are written");
-    // What a case that failed has left.
-    loaded.datapath.drain_denied().expect("denied flows");
+    // What the case before has left.
+    loaded.forget_denied().expect("denied flows are forgotten");
     let case = Case {
         scenario,
         image: &image,
