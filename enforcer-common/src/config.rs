@@ -114,6 +114,9 @@ pub mod config_flag {
     pub const HOST_RESTRICTED: u32 = 64;
     /// Who opens a flow that is denied is told. Without it, denied packets are dropped in silence.
     pub const REJECT: u32 = 128;
+    /// There are endpoints at interfaces. Their programs ask which cgroup a socket of this host
+    /// belongs to, and are told by its storage: each socket has one from its first packet on.
+    pub const ASKS_SOCKETS: u32 = 256;
 }
 
 const _: () = assert!(size_of::<Config>() == 48 + 8 * MOMENTS + 4 * FAILSAFE_PORTS);

@@ -36,6 +36,28 @@ spec:
   egress: []
 ";
 
+/// On the host that `api` is on, behind a link.
+const BESIDE_API: &str = "\
+apiVersion: enforcer.dev/v1alpha1
+kind: Workload
+metadata: {name: clerk, namespace: shop, labels: {app: clerk}}
+spec: {cgroup: /shop/clerk}
+---
+apiVersion: enforcer.dev/v1alpha1
+kind: Workload
+metadata: {name: guest, namespace: shop, labels: {app: guest}}
+spec: {cgroup: /shop/guest}
+---
+apiVersion: enforcer.dev/v1alpha1
+kind: SegmentPolicy
+metadata: {name: api-and-clerk, namespace: shop}
+spec:
+  selector: {matchLabels: {app: api}}
+  ingress:
+    - from: [{labels: {app: clerk}}]
+      ports: [{protocol: TCP, port: 9100}, {protocol: UDP, port: 9999}]
+";
+
 fn party(host: &Host, path: &str, addresses: (Ipv4Addr, Ipv6Addr)) -> Result<Party> {
     Ok(Party {
         place: host.place(path)?,
@@ -74,4 +96,27 @@ fn neighbours_with_one_address_are_told_apart() -> Result<()> {
         front.detach()?;
     }
     Ok(())
+}
+
+#[test]
+fn a_workload_behind_a_link_knows_the_processes_of_its_host() -> Result<()> {
+    let scene = Scene::new(BESIDE_API)?;
+    let host = &scene.shop.back;
+    let api = &scene.shop.api;
+    let clerk = party(host, "/shop/clerk", host.addresses)?;
+    let nested = party(host, "/shop/clerk/worker", host.addresses)?;
+    let guest = party(host, "/shop/guest", host.addresses)?;
+    let system = party(host, "/system", host.addresses)?;
+    scene.expect_tcp(&guest, api, 9100, Expect::Open)?;
+    let mut back = scene.enforce(host)?;
+    for from in [&clerk, &nested] {
+        scene.expect_tcp(from, api, 9100, Expect::Open)?;
+        scene.expect(from, api, FlowProtocol::Udp, 9999, Expect::Open)?;
+    }
+    for from in [&guest, &system] {
+        scene.expect_tcp(from, api, 9100, Expect::Denied)?;
+        scene.expect(from, api, FlowProtocol::Udp, 9999, Expect::Denied)?;
+    }
+    back.stop()?;
+    back.detach()
 }

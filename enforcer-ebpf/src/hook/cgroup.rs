@@ -3,12 +3,14 @@
 use core::ffi::c_void;
 
 use aya_ebpf::{
-    helpers::generated::{bpf_sk_fullsock, bpf_skb_ancestor_cgroup_id, bpf_skb_cgroup_id},
+    helpers::generated::{
+        bpf_sk_fullsock, bpf_skb_ancestor_cgroup_id, bpf_skb_cgroup_id, bpf_tcp_sock,
+    },
     programs::SkBuffContext,
 };
 use enforcer_common::{
     Action, Decision, Direction, Reason,
-    config::config_flag,
+    config::{Config, config_flag},
     endpoint_entry::endpoint_flag,
     event::Hook,
     flow_key::{FlowKey, space},
@@ -39,46 +41,31 @@ pub fn packet(ctx: &SkBuffContext, direction: Direction) -> i32 {
     if socket.is_null() {
         return PASS;
     }
-    // SAFETY: not null; what is no full socket has no storage.
-    let Some(entry) = (unsafe { sockets::of(socket.cast::<c_void>()) }) else {
+    let Some(owner) = owner(skb, config, socket.cast::<c_void>(), direction) else {
         return PASS;
     };
-    // SAFETY: the socket's storage lives as long as the socket.
-    let entry = unsafe { &mut *entry };
-    if entry.resolved != config.generation {
-        resolve(skb, entry, config.generation);
-    }
     // SAFETY: the context of the program.
     let ifindex = unsafe { (*skb.0).ifindex };
-    let enrolled = entry.cgroup != 0;
+    let enrolled = owner.cgroup != 0;
     if !enrolled
         && (config.flags & config_flag::HOST_RESTRICTED == 0
             || endpoints::interface(ifindex).is_none_or(|e| !e.has(endpoint_flag::HOST)))
     {
         return PASS;
     }
-    if entry.answers != 0 {
-        return PASS;
-    }
-    let now = now();
     let mut room = Room::new(Place {
-        now,
-        cgroup: entry.cgroup,
+        now: now(),
+        cgroup: owner.cgroup,
         ifindex,
-        scope: if enrolled { entry.endpoint } else { 0 },
+        scope: if enrolled { owner.endpoint } else { 0 },
         // A socket of no workload that talks through an uplink: the host endpoint.
         space: if enrolled { space::CGROUP } else { space::HOST },
         hook: Hook::Cgroup as u8,
         direction: direction as u8,
-        reported: entry.reported,
-        first: u32::from(
-            direction as u8 == Direction::Ingress as u8 && entry.received == received::NO,
-        ),
+        reported: owner.reported,
+        first: owner.first,
     });
-    if entry.reported != 0 {
-        entry.reported = 0;
-    }
-    if entry.pending != 0 {
+    if owner.pending != 0 {
         if config.flags & config_flag::UNKNOWN_DENIES == 0 {
             return PASS;
         }
@@ -97,6 +84,101 @@ pub fn packet(ctx: &SkBuffContext, direction: Direction) -> i32 {
         0 => DROP,
         1 => PASS,
         reason => refuse(skb, &room.place, reason as u8) as i32,
+    }
+}
+
+/// Whose socket a packet is of, and what is remembered with it.
+struct Owner {
+    /// As in [`SocketEntry`].
+    cgroup: u64,
+    endpoint: u32,
+    pending: u8,
+    reported: u8,
+    /// As in [`Place`].
+    first: u32,
+}
+
+/// `None`: the packet passes, whosesoever it is.
+#[inline(always)]
+fn owner(skb: Skb, config: &Config, socket: *mut c_void, direction: Direction) -> Option<Owner> {
+    // SAFETY: not null; what is no full socket has no storage.
+    let entry = match unsafe { sockets::existing(socket) } {
+        None if config.flags & config_flag::ASKS_SOCKETS == 0 => {
+            let endpoint = endpoint_of_young(skb);
+            if endpoint != NOT_TOLD {
+                return Some(Owner {
+                    cgroup: if endpoint == 0 {
+                        0
+                    } else {
+                        // SAFETY: the context of the program.
+                        unsafe { bpf_skb_cgroup_id(skb.0) }
+                    },
+                    endpoint,
+                    pending: 0,
+                    reported: 0,
+                    first: 0,
+                });
+            }
+            None
+        }
+        found => found,
+    };
+    // SAFETY: as above.
+    let entry = entry.or_else(|| unsafe { sockets::of(socket) })?;
+    // SAFETY: the socket's storage lives as long as the socket.
+    let entry = unsafe { &mut *entry };
+    if entry.resolved != config.generation {
+        resolve(skb, entry, config.generation);
+    }
+    if entry.answers != 0 {
+        return None;
+    }
+    let reported = entry.reported;
+    if reported != 0 {
+        entry.reported = 0;
+    }
+    Some(Owner {
+        cgroup: entry.cgroup,
+        endpoint: entry.endpoint,
+        pending: entry.pending,
+        reported,
+        first: u32::from(
+            direction as u8 == Direction::Ingress as u8 && entry.received == received::NO,
+        ),
+    })
+}
+
+/// How many segments a TCP connection receives before it is worth a storage: to make one costs as
+/// much as to look its cgroup up for about so many packets, and most connections end before.
+const YOUNG: u32 = 32;
+/// `TCP_LISTEN` (`net/tcp_states.h`).
+const LISTEN: u32 = 10;
+/// The socket is to have a storage.
+const NOT_TOLD: u32 = u32::MAX;
+
+/// The endpoint of a young TCP connection whose cgroup is a known one itself: its number, 0 for
+/// none, [`NOT_TOLD`] for every other socket. Listeners live long, and calls ask for them.
+#[inline(never)]
+fn endpoint_of_young(skb: Skb) -> u32 {
+    // SAFETY: the context of the program.
+    let socket = unsafe { (*skb.0).__bindgen_anon_2.sk };
+    if socket.is_null() {
+        return NOT_TOLD;
+    }
+    // SAFETY: not null.
+    let (state, tcp) = unsafe { ((*socket).state, bpf_tcp_sock(socket)) };
+    if state == LISTEN || tcp.is_null() {
+        return NOT_TOLD;
+    }
+    // SAFETY: not null.
+    if unsafe { (*tcp).segs_in } > YOUNG {
+        return NOT_TOLD;
+    }
+    // SAFETY: the context of the program.
+    match endpoints::cgroup(unsafe { bpf_skb_cgroup_id(skb.0) }) {
+        Some(entry) if entry.has(endpoint_flag::NOT_ENROLLED) => 0,
+        Some(entry) if !entry.has(endpoint_flag::PENDING_CHILDREN) => entry.id,
+        _ => NOT_TOLD,
     }
 }
 

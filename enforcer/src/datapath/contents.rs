@@ -304,6 +304,10 @@ impl Contents {
         for (slot, moment) in moments.iter_mut().zip(&desired.image.moments) {
             *slot = desired.clock.boot_time(*moment);
         }
+        let asks_sockets = desired
+            .endpoints
+            .iter()
+            .any(|endpoint| matches!(endpoint.place, EndpointPlace::Interface { .. }));
         let mut flags = 0;
         for (wanted, flag) in [
             (node.report_allowed, config_flag::REPORT_ALLOWED),
@@ -314,6 +318,7 @@ impl Contents {
             (sockets_at_tc, config_flag::SOCKETS_AT_TC),
             (restricted, config_flag::HOST_RESTRICTED),
             (node.reject, config_flag::REJECT),
+            (asks_sockets, config_flag::ASKS_SOCKETS),
         ] {
             if wanted {
                 flags |= flag;
