@@ -106,6 +106,8 @@ impl Vm {
 /// A machine that is ready to be started.
 pub struct Machine<'kernel> {
     kernel: &'kernel Kernel,
+    /// What each line of the console is shown with.
+    label: String,
 }
 
 /// How a script ended.
@@ -119,7 +121,16 @@ pub struct Ended {
 impl<'kernel> Machine<'kernel> {
     /// A machine with this kernel.
     pub const fn new(kernel: &'kernel Kernel) -> Self {
-        Self { kernel }
+        Self {
+            kernel,
+            label: String::new(),
+        }
+    }
+
+    /// The same, with something before each line of the console that is shown.
+    pub fn labelled(mut self, label: &str) -> Self {
+        label.clone_into(&mut self.label);
+        self
     }
 
     /// Boots, runs a shell script as root, powers off; shows the console meanwhile.
@@ -127,7 +138,7 @@ impl<'kernel> Machine<'kernel> {
     /// # Errors
     /// The machine does not boot, does not end in time, or ends without an exit code.
     pub fn run(&self, script: &str) -> Result<Ended> {
-        let scratch = workspace::target().join(format!("vm-{}", std::process::id()));
+        let scratch = workspace::target().join(format!("vm-{}", self.name()));
         fs::create_dir_all(&scratch)?;
         let ended = self.run_in(&scratch, script);
         // Kept when something failed: the logs of virtiofsd are in it.
@@ -137,10 +148,15 @@ impl<'kernel> Machine<'kernel> {
         ended
     }
 
+    /// Of its files, among those of other machines.
+    fn name(&self) -> String {
+        format!("{}-{}", std::process::id(), self.kernel.version)
+    }
+
     fn run_in(&self, scratch: &Path, script: &str) -> Result<Ended> {
         let initrd = self.initrd(scratch, script)?;
         // Sockets have short paths whatever the target directory (108 bytes at most, unix(7)).
-        let sockets = PathBuf::from(format!("/tmp/xtask-vm-{}", std::process::id()));
+        let sockets = PathBuf::from(format!("/tmp/xtask-vm-{}", self.name()));
         fs::create_dir_all(&sockets)?;
         let ended = (|| {
             let modules = self.kernel.modules();
@@ -149,7 +165,7 @@ impl<'kernel> Machine<'kernel> {
                     Share::start("host", Path::new("/"), &sockets, scratch)?,
                     Share::start("modules", &modules, &sockets, scratch)?,
                 ];
-                if let Some(ended) = watch(&mut self.qemu(&initrd, &shares)?)? {
+                if let Some(ended) = watch(&mut self.qemu(&initrd, &shares)?, &self.label)? {
                     return Ok(ended);
                 }
                 step::say("the machine did not boot");
@@ -315,7 +331,7 @@ impl Drop for Share {
 
 /// Runs qemu to its end, passes the console on, and reads the exit code from it. `None`: it ended
 /// before the script began.
-fn watch(qemu: &mut Command) -> Result<Option<Ended>> {
+fn watch(qemu: &mut Command, label: &str) -> Result<Option<Ended>> {
     let mut child = qemu
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -356,7 +372,7 @@ fn watch(qemu: &mut Command) -> Result<Option<Ended>> {
                     }
                     continue;
                 }
-                println!("{line}");
+                println!("{label}{line}");
                 let _ = std::io::stdout().flush();
                 ended.console.push_str(&line);
                 ended.console.push('\n');
