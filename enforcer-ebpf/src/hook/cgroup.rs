@@ -9,22 +9,20 @@ use aya_ebpf::{
     programs::SkBuffContext,
 };
 use enforcer_common::{
-    Action, Decision, Direction, Reason,
+    Direction, Reason,
     config::{Config, config_flag},
     endpoint_entry::endpoint_flag,
     event::Hook,
-    flow_key::{FlowKey, space},
-    identity,
+    flow_key::space,
     socket_entry::{SocketEntry, received},
 };
 
 use crate::{
     family::{V4, V6},
-    hook::call::is_datagram,
+    hook::{call::is_datagram, outright},
     narrate,
     parse::{ethernet, frame::Skb},
     pipeline::{self, Place, Room},
-    report::{Facts, Report},
     table::{clock::now, config::config, endpoints, sockets},
 };
 
@@ -240,32 +238,5 @@ fn refuse(skb: Skb, place: &Place, reason: u8) -> u32 {
         endpoints::interface(place.ifindex)
     };
     let Some(endpoint) = endpoint else { return 1 };
-    let mut decision = Decision::new(Action::Deny, Reason::Truncated, 0);
-    decision.reason = reason;
-    let facts = Facts {
-        decision: decision.audited(endpoint.has(endpoint_flag::AUDIT)),
-        endpoint: endpoint.id,
-        peer: identity::WORLD,
-        // SAFETY: the context of the program.
-        length: unsafe { (*skb.0).len },
-        port: 0,
-        tcp_flags: 0,
-        direction: place.direction,
-        flags: 0,
-        opens: 0,
-        tell: 1,
-        holds: 0,
-    };
-    let flow = FlowKey {
-        scope: place.scope,
-        local: [0; 4],
-        remote: [0; 4],
-        local_port: 0,
-        remote_port: 0,
-        protocol: 0,
-        space: place.space,
-        pad: 0,
-    };
-    V4::report(place, &flow, &facts, false);
-    u32::from(facts.decision.passes())
+    u32::from(outright::refuse(skb, place, endpoint, reason))
 }

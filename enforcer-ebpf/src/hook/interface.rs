@@ -2,24 +2,21 @@
 
 use aya_ebpf::programs::TcContext;
 use enforcer_common::{
-    Action, Decision, Direction, Reason,
+    Direction, Reason,
     config::{Config, config_flag},
-    endpoint_entry::endpoint_flag,
     event::Hook,
-    flow_key::{FlowKey, space},
-    identity,
+    flow_key::space,
 };
 
 use crate::{
     family::{V4, V6},
-    hook::block,
+    hook::{block, outright},
     narrate,
     parse::{
         ethernet::{Payload, payload_of},
         frame::Skb,
     },
     pipeline::{self, MALFORMED, Place, Room},
-    report::{Facts, Report},
     table::{clock::now, config::config, endpoints},
 };
 
@@ -105,32 +102,9 @@ fn malformed(skb: Skb, place: &Place, reason: u8) -> i32 {
     {
         return NEXT;
     }
-    let mut decision = Decision::new(Action::Deny, Reason::Truncated, 0);
-    decision.reason = reason;
-    let facts = Facts {
-        decision: decision.audited(endpoint.has(endpoint_flag::AUDIT)),
-        endpoint: endpoint.id,
-        peer: identity::WORLD,
-        // SAFETY: the context of the program.
-        length: unsafe { (*skb.0).len },
-        port: 0,
-        tcp_flags: 0,
-        direction: place.direction,
-        flags: 0,
-        opens: 0,
-        tell: 1,
-        holds: 0,
-    };
-    let flow = FlowKey {
-        scope: place.scope,
-        local: [0; 4],
-        remote: [0; 4],
-        local_port: 0,
-        remote_port: 0,
-        protocol: 0,
-        space: place.space,
-        pad: 0,
-    };
-    V4::report(place, &flow, &facts, false);
-    if facts.decision.passes() { NEXT } else { DROP }
+    if outright::refuse(skb, place, endpoint, reason) {
+        NEXT
+    } else {
+        DROP
+    }
 }

@@ -4,3 +4,4 @@ pub mod block;
 pub mod call;
 pub mod cgroup;
 pub mod interface;
+mod outright;
