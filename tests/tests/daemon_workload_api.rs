@@ -384,6 +384,12 @@ fn the_protocol_is_that_of_the_specification() -> Result<()> {
         // UNIMPLEMENTED
         assert_eq!(grpc_status(web, socket, &method, &header)?, "12");
     }
+    // Clients of gRPC in other languages have the socket's path for a host: as it is, or encoded.
+    for host in [socket.to_owned(), socket.replace('/', "%2F")] {
+        let host = format!("Host: {host}");
+        let method = "SpiffeWorkloadAPI/FetchX509SVID";
+        assert_eq!(grpc_status(web, socket, method, &[&host])?, "3", "{host}");
+    }
     let mode = fs::metadata(socket)?.permissions();
     assert_eq!(
         std::os::unix::fs::PermissionsExt::mode(&mode) & 0o777,

@@ -4,8 +4,10 @@
 //!
 //! `server` takes connections at a socket, `caller` says whose they are, `feed` is what they are
 //! told for as long as they listen, and `issuer` has it signed by the embedded authority. `client`
-//! is the other side: the daemon's own SVID from somebody else's server. `wire` has the messages.
+//! is the other side: the daemon's own SVID from somebody else's server. `wire` has the messages, and
+//! `authority` takes requests that name the socket as their host.
 
+mod authority;
 pub mod caller;
 pub mod client;
 mod feed;

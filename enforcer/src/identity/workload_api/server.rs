@@ -31,6 +31,7 @@ use tracing::{debug, info, warn};
 
 use super::{
     WorkloadApiSettings, WorkloadApiView,
+    authority::NamedHost,
     caller::{Caller, NoCaller, Whereabouts},
     feed::{Connection, Content, Feed, Refused, Sources},
     issuer::{Issuer, IssuerError},
@@ -293,7 +294,7 @@ async fn serve_one(
         .timer(TokioTimer::new())
         .max_concurrent_streams(MOST_STREAMS)
         .max_header_list_size(HEAD_BYTES)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(TokioIo::new(NamedHost::new(stream)), service);
     let event = |reason: &str, message: &str| SecurityEvent {
         kind: Subject::WorkloadApi,
         pid: Some(caller.pid),
