@@ -24,6 +24,9 @@ pub mod address_flag {
     /// Workloads share it: who is the destination of a flow, its port may tell
     /// ([`crate::service_key::ServiceKey`]).
     pub const SHARED: u32 = 4;
+    /// Of a workload behind an interface of this host whose packets come in by no uplink: one that
+    /// does is not its own.
+    pub const INSIDE: u32 = 8;
 }
 
 const _: () = assert!(size_of::<AddressEntry>() == 12);

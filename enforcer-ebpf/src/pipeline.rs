@@ -35,7 +35,7 @@ use crate::{
     },
     peer,
     pipeline::{
-        exempt::{is_infrastructure, is_own_source},
+        exempt::{is_infrastructure, is_own_source, is_strayed},
         flow::{Known, close, entry_of, is_related, keep, known, known_apart, opener_of},
         others::is_for_others,
         reassembly::reassemble,
@@ -111,7 +111,9 @@ struct Notes {
     listed: u8,
     /// How many of the moments ahead have passed.
     passed: u8,
-    pad: [u8; 2],
+    /// 1: the packet has the source of a workload inside, and came from outside.
+    strayed: u8,
+    pad: u8,
 }
 
 /// What is known of a flow before its packet is judged.
@@ -371,6 +373,8 @@ fn walk<F: Slow, const AT_SOCKET: bool>(
     if case.packet.kind == kind::ICMP_ERROR && is_related::<F>(skb, place, &case.packet) == 1 {
         note(&mut case.notes.past, past::QUOTED);
     }
+    let strayed = is_strayed::<F, AT_SOCKET>(skb, place, flow);
+    note(&mut case.notes.strayed, strayed as u8);
     let passes = F::judge(skb, place, case, flow, AT_SOCKET);
     if case.facts.tell != 0 {
         F::report(place, flow, &case.facts, false);
@@ -422,12 +426,14 @@ fn judge<F: Quoted, const AT_SOCKET: bool>(
     // Asked once: a set of before a moment under a generation of after it would stay for ever.
     note(&mut notes.passed, passed(config) as u8);
     let audit = endpoint.has(endpoint_flag::AUDIT);
-    if place.space == space::INTERFACE
-        && direction as u8 == Direction::Egress as u8
-        && !is_own_source::<F>(config, &flow.local, endpoint)
+    if read(&notes.strayed) != 0
+        || place.space == space::INTERFACE
+            && direction as u8 == Direction::Egress as u8
+            && !is_own_source::<F>(config, &flow.local, endpoint)
     {
         facts.decision = Decision::new(Action::Deny, Reason::SourceGuard, 0).audited(audit);
-        if again::holds(packet, endpoint, place, facts.port) {
+        // Of a packet that strayed the flow may be the workload's own.
+        if read(&notes.strayed) == 0 && again::holds(packet, endpoint, place, facts.port) {
             facts.holds = read(&notes.passed) + 1;
         }
         facts.tell = 1;

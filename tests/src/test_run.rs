@@ -202,6 +202,7 @@ impl Loaded<'_> {
             uplinks: vec![Uplink {
                 ifindex: self.bed.uplink,
                 name: "uplink".to_owned(),
+                ports: Vec::new(),
             }],
             node: NodeConfig {
                 audit: false,

@@ -1,15 +1,22 @@
-//! What no policy is asked about: what every host needs, and what no workload may send.
+//! What no policy is asked about: what every host needs, and what comes from nobody whose address
+//! it has.
 
 use enforcer_common::{
     Direction, Protocol,
     address_entry::address_flag,
     config::Config,
     endpoint_entry::{EndpointEntry, endpoint_flag},
-    flow_key::space,
+    flow_key::{FlowKey, space},
     identity,
 };
 
-use crate::{family::Family, parse::Packet, peer, pipeline::Place};
+use crate::{
+    family::Family,
+    parse::{Packet, frame::Skb},
+    peer,
+    pipeline::Place,
+    table::{config::config, endpoints},
+};
 
 /// What every host needs before it can be asked who it is: neighbour discovery, multicast
 /// listener discovery, and DHCP where it has no address yet.
@@ -78,4 +85,28 @@ pub fn is_own_source<F: Family>(
         && (entry.identity < identity::FIRST
             || entry.flags & address_flag::WORLD != 0
             || entry.identity == endpoint.identity)
+}
+
+/// Whether a packet that arrives has the source of a workload inside
+/// ([`address_flag::INSIDE`]), and came in by an uplink: 1 or 0. Never inlined: what it needs of
+/// the stack is free again afterwards.
+#[inline(never)]
+pub fn is_strayed<F: Family, const AT_SOCKET: bool>(
+    skb: Skb,
+    place: &Place,
+    flow: &FlowKey<F::Addr>,
+) -> u32 {
+    // SAFETY: the context of the program.
+    let ifindex = unsafe { (*skb.0).ingress_ifindex };
+    if place.direction != Direction::Ingress as u8
+        || endpoints::interface(ifindex).is_none_or(|e| !e.has(endpoint_flag::HOST))
+    {
+        return 0;
+    }
+    let Some(config) = config() else { return 0 };
+    // In another network the numbers of devices are not ours.
+    if AT_SOCKET && peer::by_address::<F>(config, &flow.local).flags & address_flag::LOCAL == 0 {
+        return 0;
+    }
+    u32::from(peer::by_address::<F>(config, &flow.remote).flags & address_flag::INSIDE != 0)
 }

@@ -377,18 +377,35 @@ fn subject(image: &Image, identity: u32) -> Option<&IdentitySubject> {
 /// Which interface endpoint a declared address or prefix belongs to.
 #[derive(Clone, Debug, Default, PartialEq)]
 struct Owners {
-    /// Endpoint number and identity.
-    declared: HashMap<IpNet, (u32, u32)>,
+    declared: HashMap<IpNet, Owner>,
     /// Prefix lengths that are declared, in ascending order.
     lengths: BTreeSet<u8>,
 }
 
+/// An interface endpoint.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Owner {
+    endpoint: u32,
+    identity: u32,
+    /// What it sends does not come in by an uplink.
+    inside: bool,
+}
+
 impl Owners {
     fn new(desired: &Desired) -> Self {
+        let uplinks = desired.uplinks.iter();
+        let leading_out: BTreeSet<u32> = uplinks
+            .flat_map(|uplink| uplink.ports.iter().chain([&uplink.ifindex]))
+            .copied()
+            .collect();
         let mut declared = HashMap::new();
         for endpoint in &desired.endpoints {
-            if matches!(endpoint.place, EndpointPlace::Interface { .. }) {
-                let owner = (endpoint.id, endpoint.identity);
+            if let EndpointPlace::Interface { ifindex, .. } = &endpoint.place {
+                let owner = Owner {
+                    endpoint: endpoint.id,
+                    identity: endpoint.identity,
+                    inside: !leading_out.contains(ifindex),
+                };
                 declared.extend(endpoint.addresses.iter().map(|net| (net.trunc(), owner)));
             }
         }
@@ -398,20 +415,14 @@ impl Owners {
 
     /// The endpoint that declares a prefix, or a wider one out of which policy names this one:
     /// then the identity is still that of the same workload.
-    fn of(&self, image: &Image, net: &IpNet, identity: u32) -> u32 {
+    fn of(&self, image: &Image, net: &IpNet, identity: u32) -> Option<Owner> {
         let wider = self.lengths.range(..=net.prefix_len()).rev();
-        let Some((exact, (endpoint, owner))) = wider
+        let (exact, owner) = wider
             .filter_map(|length| IpNet::new(net.addr(), *length).ok())
             .find_map(|wide| self.declared.get(&wide.trunc()).map(|owner| (wide, *owner)))
-            .map(|(wide, owner)| (wide.prefix_len() == net.prefix_len(), owner))
-        else {
-            return 0;
-        };
-        if exact || subject(image, identity) == subject(image, owner) {
-            endpoint
-        } else {
-            0
-        }
+            .map(|(wide, owner)| (wide.prefix_len() == net.prefix_len(), owner))?;
+        let same = exact || subject(image, identity) == subject(image, owner.identity);
+        same.then_some(owner)
     }
 }
 
@@ -431,13 +442,20 @@ fn same_peers(one: &Arc<Image>, other: &Arc<Image>) -> bool {
 impl Peers {
     fn of(image: &Image, made_of: &PeersOf) -> Self {
         let mut peers = Self::default();
-        let entry = |net: &IpNet, identity: u32| AddressEntry {
-            identity,
-            endpoint: made_of.owners.of(image, net, identity),
-            flags: match subject(image, identity) {
+        let entry = |net: &IpNet, identity: u32| {
+            let owner = made_of.owners.of(image, net, identity);
+            let mut flags = match subject(image, identity) {
                 Some(IdentitySubject::World) => address_flag::WORLD,
                 _ => 0,
-            },
+            };
+            if owner.is_some_and(|owner| owner.inside) {
+                flags |= address_flag::INSIDE;
+            }
+            AddressEntry {
+                identity,
+                endpoint: owner.map_or(0, |owner| owner.endpoint),
+                flags,
+            }
         };
         for (net, identity) in image.prefixes.iter() {
             peers.add_prefix(net, entry(net, *identity));

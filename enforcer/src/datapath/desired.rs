@@ -79,6 +79,9 @@ pub struct Uplink {
     pub ifindex: u32,
     /// Name, for messages.
     pub name: String,
+    /// Interface indices of its ports (a bridge's, a bond's), and of theirs: what they send comes
+    /// in by the uplink.
+    pub ports: Vec<u32>,
 }
 
 /// Settings that every program reads.

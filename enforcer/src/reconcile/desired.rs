@@ -179,6 +179,7 @@ fn uplinks(
             Some(interface) => uplinks.push(Uplink {
                 ifindex: interface.ifindex,
                 name: name.clone(),
+                ports: ports_of(interface.ifindex, snapshot),
             }),
             None => shortfalls.push(format!(
                 "the uplink {name} is not there: the host itself is not judged at it"
@@ -186,6 +187,23 @@ fn uplinks(
         }
     }
     uplinks
+}
+
+/// The ports of an interface, and theirs.
+fn ports_of(controller: u32, snapshot: &Snapshot) -> Vec<u32> {
+    let mut ports = vec![controller];
+    let mut next = 0;
+    while let Some(controller) = ports.get(next).copied() {
+        next += 1;
+        for interface in &snapshot.interfaces {
+            let port = interface.ifindex;
+            if interface.controller == Some(controller) && !ports.contains(&port) {
+                ports.push(port);
+            }
+        }
+    }
+    ports.remove(0);
+    ports
 }
 
 fn node_config(

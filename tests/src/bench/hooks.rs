@@ -89,6 +89,7 @@ fn at(rules: usize, turns: usize) -> Result<Vec<HookFigure>> {
     desired.uplinks = vec![Uplink {
         ifindex: host.ifindex(UPLINK)?,
         name: UPLINK.to_owned(),
+        ports: Vec::new(),
     }];
     let settings = DatapathSettings {
         pin_dir: lab.pins().join("bench"),
