@@ -1,12 +1,15 @@
 //! `assurance: attested` in force: who has proven with a private key and a valid certificate who
 //! it is gets through, and nobody else; and what ends the proof ends the connections.
 
-use std::{fs, time::Duration};
+use std::{fs, io::Write as _, process::Stdio, time::Duration};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
+use enforcer::identity::attest::journal::EventKind;
 use tests::lab::{
-    Expect, FlowProtocol, Place, ProofScene,
-    pki::{SERVER, URL},
+    Daemon, Expect, FlowProtocol, Lab, Place, ProofScene, Tree,
+    bridge::BridgedNode,
+    frame::Hop,
+    pki::{Pki, SERVER, URL, trust_domain},
 };
 
 const WORKLOADS: &str = "\
@@ -130,6 +133,42 @@ fn only_who_has_proven_it_gets_through_and_a_revoked_proof_ends_what_it_opened()
 }
 
 #[test]
+fn a_removed_bundle_ends_what_it_proved() -> Result<()> {
+    let scene = scene()?;
+    let front = &scene.shop.front;
+    let web = &scene.shop.web.place;
+    let _server = front.place("/shop/store")?.serve(&[7000], &[])?;
+    let address = scene.shop.web.ip(false);
+    let daemon = scene.start_attesting(front)?;
+    let identity = scene.pki.issue("web", &[])?;
+    assert!(identity.attest(web, SERVER, &[])?.status.success());
+    let mut held = web.hold((address, 7000).into(), 1, Some(Duration::from_millis(20)))?;
+    std::thread::sleep(Duration::from_millis(500));
+    held.ensure_alive()?;
+    let (bundle, away) = (scene.pki.bundle(), scene.lab.folder().join("away.pem"));
+    let began = std::time::Instant::now();
+    fs::rename(&bundle, &away)?;
+    held.wait_for_death(Duration::from_secs(10))?;
+    let died = began.elapsed();
+    assert!(
+        died < tests::lab::patient(Duration::from_secs(1)),
+        "{died:?}"
+    );
+    daemon.wait_for_event("its end", |e| {
+        (e.event, e.reason.as_str()) == (EventKind::End, "unknown-domain")
+    })?;
+    assert_eq!(daemon.assurance("web")?, "kernel");
+    store_is(web, address, Expect::Denied)?;
+    // The certificate is as good as before when the bundle is back.
+    fs::rename(&away, &bundle)?;
+    daemon.wait_until("nobody is believed again", Duration::from_secs(10), || {
+        Ok(identity.attest(web, SERVER, &[])?.status.success())
+    })?;
+    store_is(web, address, Expect::Open)?;
+    Ok(())
+}
+
+#[test]
 fn a_proof_ends_with_its_lease_and_outlives_the_daemon() -> Result<()> {
     let scene = scene()?;
     let front = &scene.shop.front;
@@ -205,10 +244,7 @@ fn a_workload_behind_an_interface_proves_itself_by_its_link() -> Result<()> {
         db(v6, Expect::Open)?;
     }
     // Nobody else sends with its address: what db sends so is dropped at its own link.
-    let hop = tests::lab::frame::Hop::between(
-        (&shop.db_inside, "eth0"),
-        (&shop.back.namespace, "veth-db"),
-    )?;
+    let hop = Hop::between((&shop.db_inside, "eth0"), (&shop.back.namespace, "veth-db"))?;
     let mark = b"-spoofed-";
     let frame = hop.udp(
         (shop.api.ip(false), 4000),
@@ -236,6 +272,175 @@ fn a_workload_behind_an_interface_proves_itself_by_its_link() -> Result<()> {
     assert_eq!((status, body.as_str()), (200, "{\"ended\":true}"));
     held.wait_for_death(Duration::from_secs(10))?;
     db(false, Expect::Denied)?;
+    Ok(())
+}
+
+/// Workloads at the ports of one bridge.
+const BRIDGED: &str = "\
+apiVersion: enforcer.dev/v1alpha1
+kind: Workload
+metadata: {name: a, namespace: shop, labels: {app: a}}
+spec:
+  interface: port-a
+  addresses: [10.80.0.11, 'fd80::b']
+  spiffeId: spiffe://example.org/a
+---
+apiVersion: enforcer.dev/v1alpha1
+kind: Workload
+metadata: {name: b, namespace: shop, labels: {app: b}}
+spec: {interface: port-b, addresses: [10.80.0.12, 'fd80::c']}
+---
+apiVersion: enforcer.dev/v1alpha1
+kind: SegmentPolicy
+metadata: {name: b, namespace: shop}
+spec:
+  selector: {matchLabels: {app: b}}
+  ingress:
+    - name: proven
+      from: [{labels: {app: a}, assurance: attested}]
+      ports: [5432/tcp]
+---
+";
+
+/// One more of them.
+const PLUGGED: &str = "\
+apiVersion: enforcer.dev/v1alpha1
+kind: Workload
+metadata: {name: c, namespace: shop, labels: {app: c}}
+spec: {interface: port-c, addresses: [10.80.0.13, 'fd80::d']}
+";
+
+#[test]
+fn behind_a_bridge_a_proof_holds_while_every_port_is_guarded() -> Result<()> {
+    let lab = Lab::new()?;
+    let node = BridgedNode::build(&lab)?;
+    let (a, b) = (node.connect(&lab, "a", 11)?, node.connect(&lab, "b", 12)?);
+    let _server = b.party.place.serve(&[5432], &[])?;
+    let pki = Pki::new(&lab, "pki")?;
+    let tree = Tree::empty(&lab, "policies")?;
+    tree.write("workloads.yaml", BRIDGED)?;
+    tree.write("trust.yaml", &trust_domain(&pki.bundle(), &[]))?;
+    let mut options = node.node.daemon_options(tree.path())?;
+    options.extra = pki.daemon_flags("node")?;
+    let mut daemon = Daemon::prepare(&lab, options)?;
+    let log = daemon.flow_log_flags();
+    daemon.options().extra.extend(log);
+    daemon.launch()?;
+    daemon.wait_ready()?;
+    let identity = pki.issue("a", &[])?;
+    let b_is = |expect| -> Result<()> {
+        for v6 in [false, true] {
+            let place = &a.party.place;
+            place.expect(FlowProtocol::Tcp, b.party.ip(v6), 5432, expect)?;
+        }
+        Ok(())
+    };
+    b_is(Expect::Denied)?;
+    // By the bridge's own address, and by that of the node's uplink, to which it routes.
+    for server in ["10.80.0.1:9465", "10.81.0.1:9465"] {
+        let stolen = identity.attest(&b.party.place, server, &[])?;
+        assert_eq!(stolen.status.code(), Some(1), "{stolen:?}");
+        let proven = identity.attest(&a.party.place, server, &[])?;
+        assert!(proven.status.success(), "{proven:?}\n{}", daemon.log());
+    }
+    assert_eq!(daemon.refusals("attestation", "wrong-workload")?, 2);
+    assert_eq!(daemon.assurance("a")?, "attested");
+    b_is(Expect::Open)?;
+
+    // Behind a port that is nobody's anybody could be, with any address: nothing is proven by
+    // one then, and what was proven ends.
+    let c = node.connect(&lab, "c", 13)?;
+    daemon.wait_for_assurance("a", "kernel")?;
+    daemon.wait_for_event("its end", |e| {
+        (e.event, e.reason.as_str()) == (EventKind::End, "open-bridge")
+    })?;
+    b_is(Expect::Denied)?;
+    let refused = identity.attest(&a.party.place, "10.80.0.1:9465", &[])?;
+    assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+    assert_eq!(daemon.refusals("attestation", "open-bridge")?, 1);
+
+    // Until that port is a workload's, too.
+    tree.write("plugged.yaml", PLUGGED)?;
+    daemon.wait_for_endpoint("c", true)?;
+    let proven = identity.attest(&a.party.place, "10.80.0.1:9465", &[])?;
+    assert!(proven.status.success(), "{proven:?}\n{}", daemon.log());
+    b_is(Expect::Open)?;
+    let mark = b"-as the proven one-";
+    let hop = Hop::between((&c.inside, "eth0"), (&b.inside, "eth0"))?;
+    let sniffer = b.party.place.sniff("eth0", mark)?;
+    let forged = hop.udp((a.party.ip(false), 4000), (b.party.ip(false), 5432), mark);
+    c.party.place.send_frames("eth0", &[forged])?;
+    daemon.wait_for_record(Duration::from_secs(5), |record| {
+        record.reason == "source-guard"
+    })?;
+    assert!(sniffer.stop()?.is_empty());
+
+    // One more that is a workload's from the beginning ends nothing.
+    let plugged = PLUGGED
+        .replace("port-c", "port-d")
+        .replace("name: c", "name: d");
+    tree.write(
+        "later.yaml",
+        &plugged.replace("0.13", "0.14").replace("::d", "::e"),
+    )?;
+    daemon.apply()?;
+    let _d = node.connect(&lab, "d", 14)?;
+    daemon.wait_for_endpoint("d", true)?;
+    std::thread::sleep(Duration::from_secs(3));
+    assert_eq!(daemon.assurance("a")?, "attested");
+    Ok(())
+}
+
+/// A connection that was made in one cgroup shows nothing when its process has gone into another:
+/// neither of the one nor of the other.
+#[test]
+fn nobody_takes_a_socket_along_into_a_cgroup_that_proves() -> Result<()> {
+    let scene = scene()?;
+    let front = &scene.shop.front;
+    let web = &scene.shop.web.place;
+    let thief = front.place("/shop/thief")?;
+    let daemon = scene.start_attesting(front)?;
+    let identity = scene.pki.issue("web", &[])?;
+    let mut client = thief.command("openssl")?;
+    client
+        .args(["s_client", "-connect", SERVER, "-quiet", "-cert"])
+        .arg(&identity.certificate)
+        .arg("-key")
+        .arg(&identity.key)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null());
+    let mut client = client.spawn()?;
+    std::thread::sleep(Duration::from_secs(1));
+    fs::write(web.cgroup().join("cgroup.procs"), client.id().to_string())?;
+    let request = b"POST /v1/attest HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    let mut input = client.stdin.take().context("no stdin")?;
+    input.write_all(request)?;
+    std::thread::sleep(Duration::from_millis(1_500));
+    drop(input);
+    let said = client.wait_with_output()?;
+    let said = String::from_utf8_lossy(&said.stdout);
+    assert!(said.contains("HTTP/1.1 403"), "{said}");
+    assert_eq!(daemon.refusals("attestation", "moved")?, 1);
+    assert_eq!(daemon.assurance("web")?, "kernel");
+
+    // Going there at all takes the right to write the cgroup's own file.
+    let procs = web.cgroup().join("cgroup.procs");
+    let enter = format!("echo $$ >{}", procs.display());
+    let mut intruder = thief.command("setpriv")?;
+    let output = intruder
+        .args([
+            "--reuid",
+            "65534",
+            "--regid",
+            "65534",
+            "--clear-groups",
+            "sh",
+            "-c",
+            &enter,
+        ])
+        .output()?;
+    assert!(!output.status.success(), "{output:?}");
     Ok(())
 }
 

@@ -41,7 +41,8 @@ pub enum EventKind {
     /// This node's own record of the fleet was changed or removed by somebody else, and is put
     /// back.
     Restore,
-    /// Several nodes claim an address of the fleet, which is therefore nobody's.
+    /// Several nodes claim an address of the fleet, or several workloads of a node a port, which
+    /// is therefore nobody's.
     Contest,
     /// Not more than one claims it any more.
     Settle,

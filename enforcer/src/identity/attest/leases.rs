@@ -1,14 +1,16 @@
 //! Bindings and their ends. A binding ends with its lease or its certificate; when its
 //! certificate is not believed any more; when its endpoint is gone or policy says that somebody
-//! else runs there; and when the process that proved it has moved to another cgroup.
+//! else runs there; when the process that proved it has moved to another cgroup; and when a bridge
+//! gets a port behind which anybody can send with its address.
 //!
 //! Bindings are kept in the state directory, so that a daemon that starts again knows them. What
 //! ended meanwhile ends then.
 
 use std::{
+    collections::BTreeSet,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use rustls_pki_types::{CertificateDer, UnixTime};
@@ -22,9 +24,11 @@ use tracing::warn;
 
 use super::{
     journal::{EventKind, Journal, SecurityEvent},
+    open_bridges::OpenBridges,
     origin::has_moved,
 };
 use crate::{
+    api::status::PlaceKind,
     cause::chain,
     identity::{
         binding::{Binding, Bindings, BoundPlace},
@@ -183,6 +187,7 @@ impl Leases {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut on_disk = self.watch();
         on_disk.mark_changed();
+        let mut open_bridges = OpenBridges::default();
         loop {
             tokio::select! {
                 biased;
@@ -197,10 +202,13 @@ impl Leases {
             let now = in_force.borrow_and_update().clone();
             let judge = material.has_changed().unwrap_or(false);
             let trust = material.borrow_and_update().trust.clone();
+            let bindings = self.published.borrow().clone();
+            let open = open_bridges.look(&bindings, &now, Instant::now());
             let leases = self.clone();
             tokio::task::spawn_blocking(move || {
                 leases.sweep(|binding| {
                     end_of(binding, &now)
+                        .or_else(|| behind_open_bridge(binding, &open))
                         .or_else(|| judge.then(|| disbelieved(binding, &trust)).flatten())
                 });
             })
@@ -284,6 +292,20 @@ fn end_of(binding: &Binding, now: &InForce) -> Option<End> {
         message: format!(
             "process {}, which proved {}, is in another cgroup now",
             process.pid, binding.id
+        ),
+    })
+}
+
+/// Whether others can send with the addresses of a binding's interface, one of `open`.
+fn behind_open_bridge(binding: &Binding, open: &BTreeSet<u64>) -> Option<End> {
+    let at = &binding.at;
+    let is_open = at.kind == PlaceKind::Interface && open.contains(&at.number);
+    is_open.then(|| End {
+        reason: "open-bridge",
+        message: format!(
+            "{} is behind a bridge with a port that belongs to no workload, which could send with \
+             the address of {}: enroll that port too",
+            at.place, at.workload
         ),
     })
 }

@@ -10,6 +10,7 @@ pub mod client;
 pub mod gate;
 pub mod journal;
 pub mod leases;
+mod open_bridges;
 pub mod origin;
 pub mod routes;
 pub mod tls;

@@ -209,23 +209,40 @@ fn interface_endpoint(
         return origin(now, endpoint, None).ok_or_else(nobody);
     }
     // A bridge: the port is not known, but every port guards its sources.
-    let ports: Vec<u64> = now
-        .snapshot
-        .interfaces
-        .iter()
-        .filter(|i| i.controller == Some(interface))
-        .map(|i| u64::from(i.ifindex))
-        .collect();
+    let ports: Vec<u64> = ports_of(now, interface).collect();
     let on_bridge = endpoints().filter(|e| ports.contains(&e.place_number));
-    let mut claimants = on_bridge.clone().filter(declares);
+    let mut claimants = on_bridge.filter(declares);
     let (Some(endpoint), None) = (claimants.next(), claimants.next()) else {
         return Err(nobody());
     };
-    let guarded: BTreeSet<u64> = on_bridge.map(|e| e.place_number).collect();
-    if ports.iter().any(|port| !guarded.contains(port)) {
+    if is_open(now, interface) {
         return Err(NoEndpoint::OpenBridge(peer));
     }
     origin(now, endpoint, None).ok_or_else(nobody)
+}
+
+fn ports_of(now: &InForce, bridge: u32) -> impl Iterator<Item = u64> + '_ {
+    let interfaces = now.snapshot.interfaces.iter();
+    let ports = interfaces.filter(move |i| i.controller == Some(bridge));
+    ports.map(|port| u64::from(port.ifindex))
+}
+
+/// Whether a port of a bridge belongs to no workload, so that nobody guards what it sends.
+fn is_open(now: &InForce, bridge: u32) -> bool {
+    let endpoints = now.endpoints.iter();
+    let guarded: BTreeSet<u64> = endpoints
+        .filter(|e| e.kind == PlaceKind::Interface)
+        .map(|e| e.place_number)
+        .collect();
+    ports_of(now, bridge).any(|port| !guarded.contains(&port))
+}
+
+/// Whether an interface is a port of a bridge of which that is so.
+pub(super) fn is_on_open_bridge(now: &InForce, interface: u64) -> bool {
+    let mut interfaces = now.snapshot.interfaces.iter();
+    let found = interfaces.find(|i| u64::from(i.ifindex) == interface);
+    let bridge = found.and_then(|port| port.controller);
+    bridge.is_some_and(|bridge| is_open(now, bridge))
 }
 
 /// An endpoint of a workload, with the process that shows it.

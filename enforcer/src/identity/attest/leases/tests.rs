@@ -1,6 +1,6 @@
 use super::*;
 use crate::{
-    api::status::{EndpointStatus, PlaceKind},
+    api::status::EndpointStatus,
     compile::image::{Assurance, WorkloadName},
     identity::{
         bundle::Revoked,
