@@ -1,5 +1,8 @@
 //! The daemon: wires the rooms together, and ends when any of them does.
 
+mod kernel_tables;
+mod policy_remote;
+
 use std::{sync::Arc, time::Duration};
 
 use anyhow::Context;
@@ -7,24 +10,20 @@ use time::OffsetDateTime;
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::{Notify, mpsc, watch},
-    time::{MissedTickBehavior, interval},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+use self::{
+    kernel_tables::{expire_flows, read_events},
+    policy_remote::Remote,
+};
 use crate::{
     api::{
-        git::GitStatus,
         routes::{self, Sources},
         server::ControlSocket,
     },
-    cause::chain,
-    datapath::{Adopted, Datapath, DatapathError, EventReader},
-    git::{
-        follow::{self, Follower, GitHandle},
-        settings::GitSettings,
-        webhook::Webhook,
-    },
+    datapath::{Adopted, Datapath, DatapathError},
     identity::{
         attest::{self, AttestServer, AttestView, journal::Journal, leases::Leases},
         files::{self, FileSource, IdentitySource},
@@ -41,7 +40,6 @@ use crate::{
     metrics::{MetricSources, Metrics, git::GitStats, serve::MetricsServer},
     narrator::Narrator,
     observe::{
-        clock,
         context::NameBook,
         history::{DEFAULT_KEPT, History},
         pipeline::Pipeline,
@@ -52,7 +50,7 @@ use crate::{
         in_force::InForce,
         kernel_numbers::KernelNumbers,
         reconciler::{Reconciler, Wiring},
-        sweep::{self, BrokenFlow},
+        sweep,
     },
     registry::{
         node_identity::NODE_PATH,
@@ -68,14 +66,6 @@ use crate::{
     watch::{Patience, TreeWatch},
 };
 
-/// How long records wait for the names of what they are about.
-const NAMES_PATIENCE: Duration = Duration::from_secs(10);
-/// Between two looks at the table of denied flows.
-const DRAIN_INTERVAL: Duration = Duration::from_secs(1);
-/// Between two collections of flows that are past their time.
-const EXPIRE_INTERVAL: Duration = Duration::from_secs(5);
-/// How long sinks may take at the end.
-const LAST_RECORDS: Duration = Duration::from_secs(3);
 /// Broken flows that wait for their sockets to be ended. The packets of what finds no room are
 /// dropped all the same.
 const BROKEN_FLOWS: usize = 4_096;
@@ -424,48 +414,6 @@ fn allow_many_connections() {
     }
 }
 
-/// A git source before its tasks run.
-struct Remote {
-    follower: Follower,
-    webhook: Option<Webhook>,
-    handle: GitHandle,
-}
-
-impl Remote {
-    /// Takes the web hook's address, and fetches what is there for the first time.
-    async fn prepare(
-        git: &GitSettings,
-        settings: &Settings,
-        counts: Arc<GitStats>,
-        in_force: watch::Receiver<Arc<InForce>>,
-        commands: mpsc::Sender<Command>,
-    ) -> anyhow::Result<Self> {
-        let bell = Arc::new(Notify::new());
-        let webhook = match &git.webhook {
-            Some(webhook) => Some(Webhook::bind(webhook, bell.clone(), counts.clone()).await?),
-            None => None,
-        };
-        let (published, status) = watch::channel(GitStatus::default());
-        let (wishes, wish_receiver) = mpsc::channel(COMMANDS);
-        let wiring = follow::Wiring {
-            in_force,
-            commands,
-            wishes: wish_receiver,
-            bell,
-            published,
-            stats: counts,
-        };
-        let root = follow::directory(&std::path::absolute(&settings.state_dir)?);
-        let mut follower = Follower::new(&root, Arc::new(git.clone()), wiring)?;
-        follower.first().await;
-        Ok(Self {
-            follower,
-            webhook,
-            handle: GitHandle { status, wishes },
-        })
-    }
-}
-
 /// Says which process holds the pins.
 fn name_holder(error: DatapathError) -> anyhow::Error {
     let holder = match &error {
@@ -511,88 +459,6 @@ async fn supervise(
     manager.stopping("asked to stop");
     tasks.stop().await?;
     Ok(())
-}
-
-/// Events of the ring buffer and the table of denied flows become records.
-async fn read_events(
-    kernel: KernelHandle,
-    mut events: EventReader,
-    mut pipeline: Pipeline,
-    broken: mpsc::Sender<BrokenFlow>,
-    mut in_force: watch::Receiver<Arc<InForce>>,
-    stop: CancellationToken,
-) -> anyhow::Result<()> {
-    // What a former run left in force has gone on denying. Its numbers have names once the
-    // policy is loaded; until then the kernel keeps the counts.
-    tokio::select! {
-        biased;
-        () = stop.cancelled() => {}
-        _ = in_force.wait_for(|now| now.ready) => {}
-        () = tokio::time::sleep(NAMES_PATIENCE) => {}
-    }
-    drop(in_force);
-    let mut drain = interval(DRAIN_INTERVAL);
-    drain.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut batch = Vec::new();
-    loop {
-        tokio::select! {
-            biased;
-            () = stop.cancelled() => break,
-            read = events.next_batch(&mut batch) => {
-                read.context("cannot read the kernel's events")?;
-                for flow in batch.iter().filter_map(BrokenFlow::from_event) {
-                    let _ = broken.try_send(flow);
-                }
-                pipeline.events(&batch);
-                batch.clear();
-            }
-            _ = drain.tick() => {
-                pipeline = drain_denied(&kernel, pipeline).await?;
-                pipeline.malformed(events.take_malformed());
-            }
-        }
-    }
-    let pipeline = drain_denied(&kernel, pipeline).await?;
-    tokio::task::spawn_blocking(move || pipeline.close(LAST_RECORDS)).await?;
-    Ok(())
-}
-
-async fn drain_denied(kernel: &KernelHandle, mut pipeline: Pipeline) -> anyhow::Result<Pipeline> {
-    let kernel = kernel.clone();
-    let (pipeline, drained) = tokio::task::spawn_blocking(move || {
-        let began = clock::monotonic();
-        let drained = kernel.drain_denied().map(|denied| {
-            pipeline.denied(began, &denied);
-        });
-        (pipeline, drained)
-    })
-    .await?;
-    // The counts stay in the kernel for the next time.
-    if let Err(error) = drained {
-        warn!(
-            error = chain(&error),
-            "cannot read the table of denied flows"
-        );
-    }
-    Ok(pipeline)
-}
-
-async fn expire_flows(kernel: KernelHandle, stop: CancellationToken) -> anyhow::Result<()> {
-    let mut tick = interval(EXPIRE_INTERVAL);
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return Ok(()),
-            _ = tick.tick() => {}
-        }
-        let kernel = kernel.clone();
-        if let Err(error) = tokio::task::spawn_blocking(move || kernel.expire_flows()).await? {
-            warn!(
-                error = chain(&error),
-                "cannot collect flows that are past their time"
-            );
-        }
-    }
 }
 
 fn sinks(flow_log: &FlowLog) -> anyhow::Result<Vec<SinkQueue>> {
