@@ -4,12 +4,12 @@ use std::fmt;
 
 use prometheus_client::{
     collector::Collector,
-    encoding::{DescriptorEncoder, EncodeLabelSet, NoLabelSet},
+    encoding::{DescriptorEncoder, NoLabelSet},
 };
 
 use super::{
     attestation::encode_events,
-    kernel::{counter, gauge},
+    kernel::{counter, counters, gauge},
 };
 use crate::identity::attest::journal::Subject;
 use crate::registry::{signed::Refusal, status::FleetBoard};
@@ -17,11 +17,6 @@ use crate::registry::{signed::Refusal, status::FleetBoard};
 /// Encodes the fleet's status.
 #[derive(Debug)]
 pub(super) struct FleetCollector(pub(super) FleetBoard);
-
-#[derive(EncodeLabelSet)]
-struct RefusalLabels {
-    reason: &'static str,
-}
 
 impl Collector for FleetCollector {
     fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), fmt::Error> {
@@ -108,25 +103,23 @@ impl Collector for FleetCollector {
             counter(&mut encoder, name, help)?
                 .encode_counter::<NoLabelSet, _, u64>(&value, None)?;
         }
-        let mut metric = counter(
-            &mut encoder,
+        let refused = (
             "fleet_refused_records",
             "Records of nodes that were refused",
-        )?;
-        for reason in Refusal::CODES {
-            let count = fleet.refusals.get(reason).copied().unwrap_or(0);
-            metric
-                .encode_family(&RefusalLabels { reason })?
-                .encode_counter::<NoLabelSet, _, u64>(&count, None)?;
-        }
+        );
+        let count = |reason| fleet.refusals.get(reason).copied().unwrap_or(0);
+        let counts = Refusal::CODES
+            .into_iter()
+            .map(|reason| (reason, count(reason)));
+        counters(&mut encoder, refused, "reason", counts)?;
         encode_events(
             &mut encoder,
             self.0.journal(),
             Subject::Fleet,
             (
                 "fleet_events",
-                "Security events of the fleet: records refused or put back, addresses contested or \
-                 settled, by reason",
+                "Security events of the fleet: records refused or put back, addresses and ports \
+                 contested or settled, by reason",
             ),
             (
                 "fleet_events_suppressed",

@@ -13,7 +13,7 @@ use prometheus_client::{
     encoding::{DescriptorEncoder, EncodeLabelSet, NoLabelSet},
 };
 
-use super::kernel::{counter, gauge};
+use super::kernel::{counter, counters, gauge};
 use crate::git::{
     judge::RefusalReason, known::AcceptedCommit, program::FetchCause, webhook::HookOutcome,
 };
@@ -29,21 +29,6 @@ pub struct GitStats {
     seen: AtomicU64,
     is_refused: AtomicU64,
     commit: Mutex<Option<AcceptedCommit>>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Cause {
-    cause: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Reason {
-    reason: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Outcome {
-    outcome: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -117,57 +102,39 @@ impl GitStats {
             "Fetches from the policy remote that it answered",
         )?
         .encode_counter::<NoLabelSet, _, u64>(&read(&self.fetches), None)?;
-        let mut metric = counter(
-            &mut encoder,
+        let failures = (
             "git_fetch_failures",
             "Fetches from the policy remote that failed, by cause",
-        )?;
-        for (cause, count) in FetchCause::ALL.iter().zip(&self.failures) {
-            let labels = Cause {
-                cause: cause.name(),
-            };
-            metric
-                .encode_family(&labels)?
-                .encode_counter::<NoLabelSet, _, u64>(&read(count), None)?;
-        }
+        );
+        let causes = FetchCause::ALL.into_iter().map(FetchCause::name);
+        let counts = self.failures.iter().map(read);
+        counters(&mut encoder, failures, "cause", causes.zip(counts))?;
         gauge(
             &mut encoder,
             "git_last_fetch_timestamp_seconds",
             "When the policy remote last answered; 0: never",
         )?
         .encode_gauge(&read(&self.seen))?;
-        let mut metric = counter(
-            &mut encoder,
+        let refused = (
             "git_commits_refused",
             "Commits of the policy remote that were not applied, by reason",
-        )?;
-        for (reason, count) in RefusalReason::ALL.iter().zip(&self.refused) {
-            let labels = Reason {
-                reason: reason.name(),
-            };
-            metric
-                .encode_family(&labels)?
-                .encode_counter::<NoLabelSet, _, u64>(&read(count), None)?;
-        }
+        );
+        let reasons = RefusalReason::ALL.into_iter().map(RefusalReason::name);
+        let counts = self.refused.iter().map(read);
+        counters(&mut encoder, refused, "reason", reasons.zip(counts))?;
         gauge(
             &mut encoder,
             "git_commit_refused",
             "1 if the commit that the policy remote has now is not applied",
         )?
         .encode_gauge(&read(&self.is_refused))?;
-        let mut metric = counter(
-            &mut encoder,
+        let hooks = (
             "git_webhooks",
             "Requests at the web hook, by what came of them",
-        )?;
-        for (outcome, count) in HookOutcome::ALL.iter().zip(&self.hooks) {
-            let labels = Outcome {
-                outcome: outcome.name(),
-            };
-            metric
-                .encode_family(&labels)?
-                .encode_counter::<NoLabelSet, _, u64>(&read(count), None)?;
-        }
+        );
+        let outcomes = HookOutcome::ALL.into_iter().map(HookOutcome::name);
+        let counts = self.hooks.iter().map(read);
+        counters(&mut encoder, hooks, "outcome", outcomes.zip(counts))?;
         let commit = self.commit.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(commit) = commit.clone() {
             let labels = CommitLabels {

@@ -95,11 +95,6 @@ struct RuleLabels<'a> {
     mode: &'static str,
 }
 
-#[derive(EncodeLabelSet)]
-struct LossLabels {
-    cause: &'static str,
-}
-
 impl EncodeLabelSet for RuleLabels<'_> {
     fn encode(&self, encoder: &mut LabelSetEncoder) -> Result<(), fmt::Error> {
         [
@@ -160,22 +155,16 @@ impl KernelCollector {
         encoder: &mut DescriptorEncoder,
         losses: &[(Loss, u64)],
     ) -> Result<(), fmt::Error> {
-        let mut metric = counter(
-            encoder,
+        let lost = (
             "events_lost",
             "Events and states that were not kept or not reported",
-        )?;
+        );
         let ours = [
             ("refused", self.pipeline.refused()),
             ("reader-slow", self.history.lagged()),
         ];
         let kernels = losses.iter().map(|(loss, count)| (loss.name(), *count));
-        for (cause, count) in kernels.chain(ours) {
-            metric
-                .encode_family(&LossLabels { cause })?
-                .encode_counter::<NoLabelSet, _, u64>(&count, None)?;
-        }
-        Ok(())
+        counters(encoder, lost, "cause", kernels.chain(ours))
     }
 }
 
@@ -299,6 +288,22 @@ pub(super) fn counter<'e>(
     help: &str,
 ) -> Result<MetricEncoder<'e>, fmt::Error> {
     encoder.encode_descriptor(name, help, None, MetricType::Counter)
+}
+
+/// A counter for each value of one label.
+pub(super) fn counters<'c>(
+    encoder: &mut DescriptorEncoder<'_>,
+    (name, help): (&str, &str),
+    label: &'static str,
+    counts: impl IntoIterator<Item = (&'c str, u64)>,
+) -> Result<(), fmt::Error> {
+    let mut metric = counter(encoder, name, help)?;
+    for (value, count) in counts {
+        metric
+            .encode_family(&[(label, value)])?
+            .encode_counter::<NoLabelSet, _, u64>(&count, None)?;
+    }
+    Ok(())
 }
 
 pub(super) fn gauge<'e>(

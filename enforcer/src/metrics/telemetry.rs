@@ -11,7 +11,7 @@ use prometheus_client::{
 };
 
 use crate::{
-    metrics::kernel::{Series, counter, gauge},
+    metrics::kernel::{Series, counter, counters, gauge},
     observe::{pipeline::PipelineStats, record::Verdict},
     reject::Answers,
     sink::{SinkStats, queue::DropCause},
@@ -23,16 +23,6 @@ pub(super) struct TelemetryCollector {
     pub(super) pipeline: Arc<PipelineStats>,
     pub(super) sinks: Vec<Arc<SinkStats>>,
     pub(super) answers: Arc<Answers>,
-}
-
-#[derive(EncodeLabelSet)]
-struct VerdictLabels {
-    verdict: &'static str,
-}
-
-#[derive(EncodeLabelSet)]
-struct AnswerLabels {
-    outcome: &'static str,
 }
 
 #[derive(EncodeLabelSet)]
@@ -48,30 +38,22 @@ struct DropLabels {
 
 impl Collector for TelemetryCollector {
     fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), fmt::Error> {
-        let mut metric = counter(&mut encoder, "records", "Flow records made")?;
-        for verdict in Verdict::ALL {
-            let labels = VerdictLabels {
-                verdict: verdict.name(),
-            };
-            metric
-                .encode_family(&labels)?
-                .encode_counter::<NoLabelSet, _, u64>(&self.pipeline.records(verdict), None)?;
-        }
-        let mut metric = counter(
-            &mut encoder,
+        let made = ("records", "Flow records made");
+        let records = |verdict: Verdict| (verdict.name(), self.pipeline.records(verdict));
+        let records = Verdict::ALL.into_iter().map(records);
+        counters(&mut encoder, made, "verdict", records)?;
+        let answered = (
             "reject_answers",
             "Denied packets that were handed over to be answered",
-        )?;
+        );
         let answers = &self.answers;
-        for (outcome, count) in [
+        let outcomes = [
             ("sent", &answers.sent),
             ("failed", &answers.failed),
             ("late", &answers.late),
-        ] {
-            metric
-                .encode_family(&AnswerLabels { outcome })?
-                .encode_counter::<NoLabelSet, _, u64>(&count.load(Ordering::Relaxed), None)?;
-        }
+        ];
+        let outcomes = outcomes.map(|(outcome, count)| (outcome, count.load(Ordering::Relaxed)));
+        counters(&mut encoder, answered, "outcome", outcomes)?;
         let mut metric = counter(
             &mut encoder,
             "sink_dropped",
