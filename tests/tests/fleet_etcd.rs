@@ -17,7 +17,7 @@ use enforcer::{
 };
 use tests::lab::{
     Daemon, Expect, FlowProtocol, Lab, Process, Tree,
-    fleet::{self, Fleet, LEASE, TRUST_DOMAIN, node, wait_for},
+    fleet::{self, Fleet, LEASE, TRUST_DOMAIN, document, node, wait_for},
     provider::Provider,
     shop::{Host, Party, Shop},
 };
@@ -44,19 +44,6 @@ spec:
     - name: to-scraper
       to: [{labels: {app: scraper}}]
 ";
-
-/// A workload's document, for its own host only.
-fn document(name: &str, spec: &str) -> String {
-    format!(
-        "\
-apiVersion: enforcer.dev/v1alpha1
-kind: Workload
-metadata: {{name: {name}, namespace: shop, labels: {{app: {name}}}}}
-spec: {{{spec}}}
----
-"
-    )
-}
 
 const WEB: (&str, &str) = ("web", "cgroup: /shop/web");
 const API: (&str, &str) = (
@@ -89,11 +76,9 @@ impl Scene {
     }
 
     fn tree(&self, host: &Host, workloads: &[(&str, &str)]) -> Result<Tree> {
-        let tree = Tree::empty(&self.lab, &format!("tree-{}", host.name))?;
-        let documents = workloads.iter().map(|(name, spec)| document(name, spec));
-        tree.write("workloads.yaml", &documents.collect::<String>())?;
-        tree.write("policy.yaml", POLICY)?;
-        Ok(tree)
+        let documents = workloads.iter();
+        let documents = documents.map(|(name, spec)| document(name, "", spec));
+        Fleet::tree(&self.lab, host, &documents.collect::<Vec<_>>(), POLICY)
     }
 
     fn prepare(&self, host: &Host, workloads: &[(&str, &str)], extra: &[&str]) -> Result<Daemon> {
@@ -411,8 +396,10 @@ fn without_the_registry_what_is_known_holds_for_its_time() -> Result<()> {
     let (web, api) = (scene.shop.web.clone(), scene.shop.api.clone());
     scene.serve(&api, 8080)?;
     let mut front = scene.start(&scene.shop.front, &[WEB], &["--fleet-keep", "40s"])?;
-    let _back = scene.start(&scene.shop.back, &[API], &["--fleet-afterwards", "keep"])?;
+    let flags = ["--fleet-keep", "10s", "--fleet-afterwards", "keep"];
+    let back = scene.start(&scene.shop.back, &[API], &flags)?;
     knows(&front, 1)?;
+    knows(&back, 1)?;
     expect(&web, &api, 8080, Expect::Open)?;
 
     // One member of three is no loss.
@@ -442,6 +429,15 @@ fn without_the_registry_what_is_known_holds_for_its_time() -> Result<()> {
     let output = front.ask(&["status", "--check"])?;
     ensure!(!output.status.success(), "{output:?}");
 
+    // Or for good, where the operator says so.
+    let status = wait_for(&back, "its time is over too", |status| {
+        !status.connected && status.kept_milliseconds == Some(0)
+    })?;
+    ensure!(
+        status.workloads == 1 && status.counts.forgotten == 0,
+        "{status:#?}"
+    );
+
     for member in 0..3 {
         scene.fleet.etcd.launch(member)?;
     }
@@ -460,15 +456,40 @@ fn a_watcher_that_missed_what_is_not_kept_lists_anew() -> Result<()> {
     let _back = scene.start(&scene.shop.back, &[], &[])?;
     wait_for(&front, "the other node", |s| s.connected && s.known == 2)?;
     let listings = fleet::status(&front)?.counts.listings;
-    scene.shop.router.ip(&["link set to-front down"])?;
-    wait_for(&front, "it is not heard", |status| !status.connected)?;
+    let cut = || -> Result<()> {
+        scene.shop.router.ip(&["link set to-front down"])?;
+        wait_for(&front, "it is not heard", |status| !status.connected)?;
+        Ok(())
+    };
+    let mend = || {
+        scene.shop.router.ip(&[
+            "link set to-front up".to_owned(),
+            // IPv6 addresses go with the link.
+            "addr replace fd77:1::1/64 dev to-front nodad".to_owned(),
+        ])
+    };
+    let published = |workloads: usize| -> Result<()> {
+        while scene.read("back")?.workloads.len() < workloads {
+            thread::sleep(Duration::from_millis(50));
+        }
+        Ok(())
+    };
+    // A watch that was lost goes on where it ended.
+    cut()?;
+    scene.tree(&scene.shop.back, &[DB])?;
+    published(1)?;
+    mend()?;
+    let status = wait_for(&front, "it goes on", |status| {
+        status.connected && status.workloads == 1
+    })?;
+    ensure!(status.counts.watches_lost > 0, "{status:#?}");
+    ensure!(status.counts.listings == listings, "{status:#?}");
 
     // What happens meanwhile is compacted away.
-    scene.tree(&scene.shop.back, &[API])?;
+    cut()?;
+    scene.tree(&scene.shop.back, &[API, DB])?;
     let known = scene.fleet.list()?.revision;
-    while scene.read("back")?.workloads.is_empty() {
-        thread::sleep(Duration::from_millis(50));
-    }
+    published(2)?;
     scene.fleet.publish("nobody", b"noise".to_vec())?;
     let revision = scene.fleet.list()?.revision;
     ensure!(revision > known);
@@ -476,13 +497,9 @@ fn a_watcher_that_missed_what_is_not_kept_lists_anew() -> Result<()> {
         .fleet
         .etcd
         .ctl("root", &["compact", &revision.to_string()])?;
-    scene.shop.router.ip(&[
-        "link set to-front up".to_owned(),
-        // IPv6 addresses go with the link.
-        "addr replace fd77:1::1/64 dev to-front nodad".to_owned(),
-    ])?;
+    mend()?;
     let status = wait_for(&front, "it lists anew", |status| {
-        status.connected && status.workloads == 1
+        status.connected && status.workloads == 2
     })?;
     ensure!(status.counts.compacted > 0, "{status:#?}");
     ensure!(status.counts.listings > listings, "{status:#?}");

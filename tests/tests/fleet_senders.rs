@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use enforcer::{
     compile::image::RuleDirection,
+    identity::attest::journal::{EventKind, Subject},
     observe::record::{FlowRecord, Verdict},
 };
 use tests::lab::{
-    Daemon, Expect, FlowProtocol, Lab, Process, Tree,
-    fleet::{Fleet, node, wait_for},
+    Daemon, Expect, FlowProtocol, Lab, Process,
+    fleet::{self, Fleet, node, wait_for},
     patient,
     shop::{Host, Party, Shop},
 };
@@ -38,15 +39,7 @@ spec:
 ";
 
 fn document(name: &str, kind: &str, spec: &str) -> String {
-    format!(
-        "\
-apiVersion: enforcer.dev/v1alpha1
-kind: Workload
-metadata: {{name: {name}, namespace: shop, labels: {{app: {name}, kind: {kind}}}}}
-spec: {{{spec}}}
----
-"
-    )
+    fleet::document(name, &format!(", kind: {kind}"), spec)
 }
 
 const PORTS: [u16; 3] = [8080, 9000, 5432];
@@ -90,9 +83,7 @@ impl Scene {
     }
 
     fn prepare(&self, host: &Host, workloads: &[String]) -> Result<Daemon> {
-        let tree = Tree::empty(&self.lab, &format!("tree-{}", host.name))?;
-        tree.write("workloads.yaml", &workloads.concat())?;
-        tree.write("policy.yaml", POLICY)?;
+        let tree = Fleet::tree(&self.lab, host, workloads, POLICY)?;
         self.fleet.daemon(&self.lab, host, &tree, &[])
     }
 
@@ -263,12 +254,83 @@ fn a_port_that_nobody_knows_yet_is_open_to_nobody() -> Result<()> {
                 .expect(FlowProtocol::Tcp, port.ip(), 8080, Expect::Denied);
             attempt.context("a port that is new")?;
             tries += 1;
-            if tries >= 5 && known(&tests::lab::fleet::status(&front)?) {
+            if tries >= 5 && known(&fleet::status(&front)?) {
                 break;
             }
         }
         wait_for(&front, "the port is known", known)?;
         open(&scene.a)?;
     }
+    Ok(())
+}
+
+#[test]
+fn a_port_of_two_workloads_is_neithers() -> Result<()> {
+    let mut scene = Scene::new()?;
+    scene.servers.clear();
+    let service = scene.service.place.serve_sharing(&[8080])?;
+    let mut front = scene.front()?;
+    let twin = document("twin", "service", "cgroup: /shop/twin");
+    let place = document("service", "service", "cgroup: /shop/service");
+    let mut back = scene.prepare(&scene.shop.back, &[place, twin])?;
+    for daemon in [&mut front, &mut back] {
+        let flags = daemon.flow_log_flags();
+        daemon.options().extra.extend(flags);
+        start(daemon)?;
+    }
+    let known = |behind: bool| {
+        wait_for(&front, "the port", move |status| {
+            node(status, "back").is_some_and(|back| (back.services > 0) == behind)
+        })?;
+        // What others know of it, it hears in the same way.
+        wait_for(&back, "the clients", move |status| {
+            let own = node(status, "back");
+            node(status, "front").is_some_and(|front| front.sharing == 2)
+                && own.is_some_and(|own| own.contested_ports.is_empty() == behind)
+        })
+    };
+    let port = scene.service.v4(8080);
+    let is = |from: &Party, expect| {
+        from.place
+            .expect(FlowProtocol::Tcp, port.ip(), 8080, expect)
+    };
+    known(true)?;
+    is(&scene.a, Expect::Open)?;
+    is(&scene.b, Expect::Denied)?;
+
+    // Another one at the same port: the kernel gives each of them some of the connections.
+    let twin = scene.shop.back.place("/shop/twin")?;
+    let server = twin.serve_sharing(&[8080])?;
+    let status = known(false)?;
+    let own = node(&status, "back").context("its own")?;
+    ensure!(
+        own.contested_ports[0].contains("shop/service and shop/twin"),
+        "{own:?}"
+    );
+    let told = |daemon: &Daemon, event: EventKind, reason: &'static str| {
+        daemon.wait_for_event(reason, move |e| {
+            (e.kind, e.event, e.reason.as_str()) == (Subject::Fleet, event, reason)
+                && e.nodes == ["back"]
+                && !e.addresses.is_empty()
+        })
+    };
+    for daemon in [&front, &back] {
+        told(daemon, EventKind::Contest, "port-of-several")?;
+    }
+    // Whoever sends there is not asked by his own host whether he may, since that takes the
+    // port for the host's: so nobody is let in by the other one on that ground.
+    for _ in 0..20 {
+        is(&scene.b, Expect::Denied)?;
+    }
+    is(&scene.a, Expect::Denied)?;
+
+    drop(server);
+    known(true)?;
+    for daemon in [&front, &back] {
+        told(daemon, EventKind::Settle, "port-of-one")?;
+    }
+    is(&scene.a, Expect::Open)?;
+    is(&scene.b, Expect::Denied)?;
+    drop(service);
     Ok(())
 }

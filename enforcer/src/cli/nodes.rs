@@ -68,6 +68,9 @@ fn render(fleet: &FleetStatus, out: &mut dyn Write) -> io::Result<()> {
                 node.name
             )?;
         }
+        for ports in &node.contested_ports {
+            writeln!(out, "{}: {ports}: the port is nobody's", node.name)?;
+        }
         if let Some(reason) = &node.refused {
             writeln!(out, "{}: {reason}", node.name)?;
         }

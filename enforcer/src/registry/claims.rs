@@ -10,7 +10,7 @@ use std::{
 use crate::identity::attest::journal::{EventKind, SecurityEvent, Subject};
 
 /// Addresses that an event lists; more are only counted.
-const MOST_LISTED: usize = 16;
+pub(super) const MOST_LISTED: usize = 16;
 
 /// Names of nodes.
 type Nodes = BTreeSet<Arc<str>>;
@@ -163,7 +163,8 @@ fn words(nodes: &Nodes) -> String {
     }
 }
 
-fn listed(addresses: &[IpAddr]) -> String {
+/// The first of them, and how many more there are.
+pub(super) fn listed(addresses: &[IpAddr]) -> String {
     let shown = addresses.iter().take(MOST_LISTED).map(IpAddr::to_string);
     let shown = shown.collect::<Vec<_>>().join(", ");
     match addresses.len().saturating_sub(MOST_LISTED) {

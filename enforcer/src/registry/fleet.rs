@@ -16,6 +16,7 @@ use time::OffsetDateTime;
 use super::{
     Change, Changes, Listing,
     claims::Claims,
+    listeners::Contested,
     node_identity::NodeIdentity,
     shared_labels::SharedLabels,
     signed::{self, Refusal, milliseconds},
@@ -160,6 +161,9 @@ impl Fleet {
     /// Removes all.
     pub fn forget(&mut self) -> bool {
         let nodes = std::mem::take(&mut self.nodes);
+        for (name, node) in &nodes {
+            self.tell_ports(name, Some(&node.says), None);
+        }
         self.claims.clear();
         self.tell_turns();
         self.labels.clear();
@@ -218,7 +222,8 @@ impl Fleet {
         let Some(node) = self.nodes.get(&*self.own) else {
             return known.cloned();
         };
-        let announced = node.says.announced();
+        let contested = |address: &IpAddr| self.claims.is_contested(address);
+        let announced = node.says.announced(contested);
         match known {
             Some(known) if **known == announced => Some(Arc::clone(known)),
             _ => Some(Arc::new(announced)),
@@ -282,6 +287,7 @@ impl Fleet {
         let before = former.as_ref().map(|node| &node.says);
         let says = Statement::of(record, before, &mut self.labels);
         let claimed = before.map_or(&[][..], Statement::claims);
+        self.tell_ports(&name, before, Some(&says));
         touched.extend(self.claims.change(&name, claimed, says.claims()));
         touched.insert(Arc::clone(&name));
         let node = Node {
@@ -297,8 +303,19 @@ impl Fleet {
 
     fn remove(&mut self, name: &str, touched: &mut BTreeSet<Arc<str>>) {
         if let Some((name, node)) = self.nodes.remove_entry(name) {
+            self.tell_ports(&name, Some(&node.says), None);
             touched.extend(self.claims.change(&name, node.says.claims(), &[]));
             touched.insert(name);
+        }
+    }
+
+    /// Tells of ports at which several workloads of a node listen now, or do not any more.
+    fn tell_ports(&self, node: &str, before: Option<&Statement>, now: Option<&Statement>) {
+        let nobody = Contested::default();
+        let before = before.map_or(&nobody, |says| &says.contested);
+        let now = now.map_or(&nobody, |says| &says.contested);
+        for event in Contested::turns(node, before, now) {
+            self.journal.note(event);
         }
     }
 
@@ -338,6 +355,7 @@ impl Fleet {
                 lag_milliseconds: node.accepted.saturating_sub(node.says.issued),
                 expires: shown(node.says.expires),
                 contested: contested.get(&**name).cloned().unwrap_or_default(),
+                contested_ports: node.says.contested.shown(),
                 refused: self.refused.get(&**name).cloned(),
             }
         });

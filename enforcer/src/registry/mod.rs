@@ -13,6 +13,7 @@ mod claims;
 pub mod copies;
 pub mod etcd;
 pub mod fleet;
+mod listeners;
 pub mod listening;
 pub mod local;
 pub mod memory;

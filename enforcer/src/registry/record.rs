@@ -197,69 +197,73 @@ impl NodeRecord {
             enforces,
             workloads: workloads
                 .into_iter()
-                .map(workload_of)
+                .map(PublishedWorkload::try_from)
                 .collect::<Result<_, _>>()?,
         })
     }
 }
 
-fn workload_of(workload: wire::Workload) -> Result<PublishedWorkload, Malformed> {
-    let wire::Workload {
-        namespace,
-        name,
-        labels,
-        spiffe_id,
-        service_account,
-        unit,
-        ports,
-        fingerprint: claimed,
-        assurance,
-        addresses,
-        listens,
-    } = workload;
-    if ports.len() > MOST_PORTS || listens.len() > MOST_PORTS {
-        return Err(Malformed::TooMany("ports"));
-    }
-    let some = |value: Option<String>, what| value.map(|value| text(value, what)).transpose();
-    let workload = PublishedWorkload {
-        namespace: text(namespace, "namespace")?,
-        name: text(name, "workload name")?,
-        labels: labels_of(labels)?,
-        spiffe_id: some(spiffe_id, "SPIFFE ID")?,
-        service_account: some(service_account, "service account")?,
-        unit: some(unit, "unit")?,
-        ports: (ports.into_iter())
-            .map(|port| {
-                Ok(NamedPort {
-                    name: text(port.name, "port name")?,
-                    protocol: number(port.protocol, "protocol")?,
-                    port: number(port.port, "port")?,
+impl TryFrom<wire::Workload> for PublishedWorkload {
+    type Error = Malformed;
+
+    fn try_from(workload: wire::Workload) -> Result<Self, Malformed> {
+        let wire::Workload {
+            namespace,
+            name,
+            labels,
+            spiffe_id,
+            service_account,
+            unit,
+            ports,
+            fingerprint: claimed,
+            assurance,
+            addresses,
+            listens,
+        } = workload;
+        if ports.len() > MOST_PORTS || listens.len() > MOST_PORTS {
+            return Err(Malformed::TooMany("ports"));
+        }
+        let some = |value: Option<String>, what| value.map(|value| text(value, what)).transpose();
+        let workload = Self {
+            namespace: text(namespace, "namespace")?,
+            name: text(name, "workload name")?,
+            labels: labels_of(labels)?,
+            spiffe_id: some(spiffe_id, "SPIFFE ID")?,
+            service_account: some(service_account, "service account")?,
+            unit: some(unit, "unit")?,
+            ports: (ports.into_iter())
+                .map(|port| {
+                    Ok(NamedPort {
+                        name: text(port.name, "port name")?,
+                        protocol: number(port.protocol, "protocol")?,
+                        port: number(port.port, "port")?,
+                    })
                 })
-            })
-            .collect::<Result<_, _>>()?,
-        assurance: match assurance {
-            0 => Assurance::Address,
-            1 => Assurance::Orchestrator,
-            2 => Assurance::Kernel,
-            3 => Assurance::Attested,
-            other => return Err(Malformed::Number(other, "assurance")),
-        },
-        addresses: addresses_of(addresses)?,
-        listens: (listens.into_iter())
-            .map(|listen| {
-                Ok(Listen {
-                    protocol: number(listen.protocol, "protocol")?,
-                    port: number(listen.port, "port")?,
-                    addresses: addresses_of(listen.addresses)?,
+                .collect::<Result<_, _>>()?,
+            assurance: match assurance {
+                0 => Assurance::Address,
+                1 => Assurance::Orchestrator,
+                2 => Assurance::Kernel,
+                3 => Assurance::Attested,
+                other => return Err(Malformed::Number(other, "assurance")),
+            },
+            addresses: addresses_of(addresses)?,
+            listens: (listens.into_iter())
+                .map(|listen| {
+                    Ok(Listen {
+                        protocol: number(listen.protocol, "protocol")?,
+                        port: number(listen.port, "port")?,
+                        addresses: addresses_of(listen.addresses)?,
+                    })
                 })
-            })
-            .collect::<Result<_, _>>()?,
-    };
-    if fingerprint(&workload.subject()) != claimed {
-        let name = format!("{}/{}", workload.namespace, workload.name);
-        return Err(Malformed::Fingerprint(name));
+                .collect::<Result<_, _>>()?,
+        };
+        if fingerprint(&workload.subject()) != claimed {
+            let name = format!("{}/{}", workload.namespace, workload.name);
+            return Err(Malformed::Fingerprint(name));
+        }
+        Ok(workload)
     }
-    Ok(workload)
 }
 
 fn number<N: TryFrom<u32>>(value: u32, what: &'static str) -> Result<N, Malformed> {

@@ -9,6 +9,7 @@ use std::{
 use ipnet::IpNet;
 
 use super::{
+    listeners::{Contested, Listener, ports_of},
     record::{Listen, NodeRecord, PublishedWorkload},
     shared_labels::SharedLabels,
 };
@@ -41,6 +42,8 @@ pub(super) struct Statement {
     claims: Box<[IpAddr]>,
     /// Addresses that it claims for two purposes.
     twice: BTreeSet<IpAddr>,
+    /// Ports at which several of its workloads listen.
+    pub contested: Contested,
 }
 
 /// A workload.
@@ -49,6 +52,12 @@ struct Stated {
     /// Under all addresses that its node claims for it.
     workload: Arc<Workload>,
     listens: Box<[Listen]>,
+}
+
+impl Stated {
+    fn listener(&self) -> Listener<'_> {
+        (&self.workload, &self.listens)
+    }
 }
 
 impl Statement {
@@ -95,12 +104,15 @@ impl Statement {
         let known = former.into_iter().flat_map(|former| &former.workloads);
         let known = ByName::of(known.map(|stated| &stated.workload));
         let workloads = workloads.into_iter().map(|published| {
-            let (made, listens) = workload_of(published, &origin, labels);
+            let (made, listens) = as_declared(published, &origin, labels);
             Stated {
                 workload: known.same(made),
                 listens: listens.into(),
             }
         });
+        let workloads: Box<[Stated]> = workloads.collect();
+        let listeners = workloads.iter().map(Stated::listener);
+        let contested = Contested::of(&host.addresses, listeners);
         Self {
             sequence,
             issued,
@@ -109,9 +121,10 @@ impl Statement {
             host: same_host.map_or_else(|| Arc::new(host), |former| Arc::clone(&former.host)),
             sharing: same_sharing
                 .map_or_else(|| Arc::new(sharing), |former| Arc::clone(&former.sharing)),
-            workloads: workloads.collect(),
+            workloads,
             claims: claims.into_iter().collect(),
             twice,
+            contested,
         }
     }
 
@@ -153,7 +166,7 @@ impl Statement {
             same.map_or_else(|| Arc::new(host), |former| Arc::clone(&former.host))
         });
         let mut workloads = Vec::with_capacity(self.workloads.len());
-        let mut services: BTreeMap<ServiceAddress, Option<Arc<Workload>>> = BTreeMap::new();
+        let mut services: BTreeMap<ServiceAddress, Arc<Workload>> = BTreeMap::new();
         for Stated { workload, listens } in &self.workloads {
             let workload = without(workload, &workload.addresses, undisputed, |addresses| {
                 known.same(Workload {
@@ -161,35 +174,13 @@ impl Statement {
                     ..Workload::clone(workload)
                 })
             });
-            for listen in listens {
-                let here = host.addresses.iter().map(IpNet::addr).filter(|address| {
-                    listen.addresses.is_empty() || listen.addresses.contains(address)
-                });
-                let at = here.map(|address| ServiceAddress {
-                    address,
-                    protocol: listen.protocol,
-                    port: listen.port,
-                });
-                for at in at {
-                    services
-                        .entry(at)
-                        .and_modify(|who| {
-                            // Two workloads at one port: neither is known by it.
-                            if who.as_ref().is_some_and(|who| !Arc::ptr_eq(who, &workload)) {
-                                *who = None;
-                            }
-                        })
-                        .or_insert_with(|| Some(Arc::clone(&workload)));
-                }
-            }
+            let ports = ports_of(listens, &host.addresses);
+            let known = ports.filter(|at| !self.contested.contains(at));
+            services.extend(known.map(|at| (at, Arc::clone(&workload))));
             workloads.push(workload);
         }
-        let services = services.into_iter().filter_map(|(at, workload)| {
-            Some(Service {
-                at,
-                workload: workload?,
-            })
-        });
+        let services = services.into_iter();
+        let services = services.map(|(at, workload)| Service { at, workload });
         NodePeers {
             name: self.host.name.clone(),
             host,
@@ -199,8 +190,10 @@ impl Statement {
         }
     }
 
-    /// What others know of the node that says it.
-    pub fn announced(&self) -> Announced {
+    /// What others know of the node that says it. `contested` as in [`Self::peers`].
+    pub fn announced(&self, contested: impl Fn(&IpAddr) -> bool) -> Announced {
+        let nobodys = |net: &IpNet| contested(&net.addr()) || self.twice.contains(&net.addr());
+        let host_is_known = !self.host.addresses.iter().any(nobodys);
         let workloads = self.workloads.iter().map(|Stated { workload, listens }| {
             let name = WorkloadName {
                 namespace: workload.namespace.clone(),
@@ -208,7 +201,12 @@ impl Statement {
             };
             let reached = if workload.addresses.is_empty() {
                 let ports = listens.iter().map(|l| (l.protocol, l.port));
-                Reached::ByPort(ports.collect())
+                let known = ports.filter(|(protocol, port)| {
+                    host_is_known && !self.contested.anywhere(*protocol, *port)
+                });
+                Reached::ByPort(known.collect())
+            } else if workload.addresses.iter().any(nobodys) {
+                Reached::ByPort(BTreeSet::new())
             } else {
                 Reached::ByAddress
             };
@@ -253,7 +251,8 @@ impl<'a> ByName<'a> {
     }
 }
 
-fn workload_of(
+/// As policy would know it by a document, and where it listens.
+fn as_declared(
     published: PublishedWorkload,
     origin: &Origin,
     shared: &mut SharedLabels,

@@ -112,6 +112,9 @@ pub struct NodeStatus {
     /// Addresses that another node claims too.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub contested: Vec<IpAddr>,
+    /// Ports at which several of its workloads listen, in words: they are nobody's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub contested_ports: Vec<String>,
     /// Why what is published under its name now is refused; what is shown was accepted before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refused: Option<String>,

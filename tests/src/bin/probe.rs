@@ -31,6 +31,9 @@ enum Command {
         /// Report accepted and closed connections.
         #[arg(long)]
         report: bool,
+        /// Let others listen at the same ports of TCP.
+        #[arg(long)]
+        shared: bool,
     },
     /// Tries the flows that standard input lists, in JSON.
     Flows,
@@ -118,7 +121,8 @@ fn main() -> anyhow::Result<()> {
             udp,
             sctp,
             report,
-        } => serve::serve(&tcp, &udp, &sctp, report),
+            shared,
+        } => serve::serve(&tcp, &udp, &sctp, report, shared),
         Command::Flows => {
             let flows: Vec<FlowSpec> = serde_json::from_reader(std::io::stdin())?;
             tell(&flow::try_all(&flows));

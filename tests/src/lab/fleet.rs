@@ -30,6 +30,20 @@ pub const TRUST_DOMAIN: &str = "fleet.test";
 /// Lease of every node.
 pub const LEASE: Duration = Duration::from_secs(4);
 
+/// The document of a workload of the namespace `shop`, with a label `app` as it is called and
+/// further ones (`, key: value`).
+pub fn document(name: &str, labels: &str, spec: &str) -> String {
+    format!(
+        "\
+apiVersion: enforcer.dev/v1alpha1
+kind: Workload
+metadata: {{name: {name}, namespace: shop, labels: {{app: {name}{labels}}}}}
+spec: {{{spec}}}
+---
+"
+    )
+}
+
 /// etcd, and who the nodes are.
 pub struct Fleet {
     /// The registry.
@@ -99,6 +113,14 @@ impl Fleet {
         flag("fleet-lease", format!("{}s", LEASE.as_secs()));
         options.extra.extend(extra.iter().map(|e| (*e).to_owned()));
         Daemon::prepare(lab, options)
+    }
+
+    /// A tree for a host alone: its workloads, and a policy.
+    pub fn tree(lab: &Lab, host: &Host, workloads: &[String], policy: &str) -> Result<Tree> {
+        let tree = Tree::empty(lab, &format!("tree-{}", host.name))?;
+        tree.write("workloads.yaml", &workloads.concat())?;
+        tree.write("policy.yaml", policy)?;
+        Ok(tree)
     }
 
     /// How a client of this common name connects.

@@ -81,6 +81,11 @@ impl Place {
         self.serve_with(tcp, &[], &[], &["--report"])
     }
 
+    /// As [`Self::serve`], where others may listen at the same ports.
+    pub fn serve_sharing(&self, tcp: &[u16]) -> Result<Process> {
+        self.serve_with(tcp, &[], &[], &["--shared"])
+    }
+
     fn serve_with(
         &self,
         tcp: &[u16],

@@ -2,10 +2,15 @@
 
 use std::{
     io::{Read, Write},
-    net::{Ipv6Addr, TcpListener, TcpStream, UdpSocket},
+    net::{Ipv6Addr, SocketAddrV6, TcpListener, TcpStream, UdpSocket},
+    os::fd::AsRawFd as _,
     thread,
 };
 
+use nix::sys::socket::{
+    AddressFamily, Backlog, SockFlag, SockType, SockaddrIn6, bind, listen, setsockopt, socket,
+    sockopt,
+};
 use serde::{Deserialize, Serialize};
 
 use super::{errno_name, sctp, tell};
@@ -30,10 +35,20 @@ pub enum ServeEvent {
     },
 }
 
-/// Serves until killed.
-pub fn serve(tcp: &[u16], udp: &[u16], sctp: &[u16], report: bool) -> anyhow::Result<()> {
+/// Serves until killed. `shared`: others may listen at the same ports of TCP.
+pub fn serve(
+    tcp: &[u16],
+    udp: &[u16],
+    sctp: &[u16],
+    report: bool,
+    shared: bool,
+) -> anyhow::Result<()> {
     for &port in tcp {
-        let listener = TcpListener::bind((Ipv6Addr::UNSPECIFIED, port))?;
+        let listener = if shared {
+            share(port)?
+        } else {
+            TcpListener::bind((Ipv6Addr::UNSPECIFIED, port))?
+        };
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 thread::spawn(move || echo(stream, report));
@@ -58,6 +73,20 @@ pub fn serve(tcp: &[u16], udp: &[u16], sctp: &[u16], report: bool) -> anyhow::Re
     loop {
         thread::park();
     }
+}
+
+fn share(port: u16) -> nix::Result<TcpListener> {
+    let socket = socket(
+        AddressFamily::Inet6,
+        SockType::Stream,
+        SockFlag::SOCK_CLOEXEC,
+        None,
+    )?;
+    setsockopt(&socket, sockopt::ReusePort, &true)?;
+    let address = SocketAddrV6::new(Ipv6Addr::UNSPECIFIED, port, 0, 0);
+    bind(socket.as_raw_fd(), &SockaddrIn6::from(address))?;
+    listen(&socket, Backlog::MAXCONN)?;
+    Ok(socket.into())
 }
 
 fn echo(mut stream: TcpStream, report: bool) {
