@@ -111,6 +111,7 @@ impl Reader {
             "what the last daemon knew of the fleet holds"
         );
         self.tell();
+        self.show();
     }
 
     /// Hears until `stop`.
