@@ -167,7 +167,8 @@ fn change() -> impl Strategy<Value = Change> {
 
 proptest! {
     #![proptest_config(ProptestConfig {
-        cases: generate::cases(10_000) / 4 + 1,
+        // Two trees each.
+        cases: generate::cases(10_000) / 2 + 1,
         max_shrink_iters: 2000,
         failure_persistence: None,
         ..ProptestConfig::default()

@@ -65,7 +65,7 @@ fn as_verdict(action: ModelAction) -> Verdict {
 
 proptest! {
     #![proptest_config(ProptestConfig {
-        cases: generate::cases(10_000) / 4 + 1,
+        cases: generate::cases(10_000),
         max_shrink_iters: 2000,
         failure_persistence: None,
         ..ProptestConfig::default()

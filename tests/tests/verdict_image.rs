@@ -141,7 +141,7 @@ fn marked(explanation: &Explanation) -> Vec<(String, u32)> {
 
 proptest! {
     #![proptest_config(ProptestConfig {
-        cases: generate::cases(10_000) / 4 + 1,
+        cases: generate::cases(10_000),
         max_shrink_iters: 4000,
         failure_persistence: None,
         ..ProptestConfig::default()
