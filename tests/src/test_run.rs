@@ -7,24 +7,28 @@ use std::{
     sync::Arc,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use aya::{
     maps::{HashMap, Map, MapData},
     programs::{SchedClassifier, TestRun, TestRunOptions, Xdp},
 };
 use bytemuck::Zeroable;
 use enforcer::{
-    compile::Image,
+    compile::{self, Image, Inputs, Limits, Numbers, Subjects},
     datapath::{
         Capacities, Datapath, DatapathSettings, XdpMode,
         clock::WallClock,
-        desired::{Desired, DesiredEndpoint, NodeConfig, Uplink},
+        desired::{Desired, DesiredEndpoint, EndpointPlace, NodeConfig, Uplink},
+    },
+    policy::{
+        load_text,
+        model::{Mode, Moment},
     },
 };
 use enforcer_common::{
     Direction,
     abi::map,
-    config::FailsafePort,
+    config::{FailsafePort, MOMENTS},
     conntrack::FlowEntry,
     denied_entry::{DeniedEntry, DeniedKey},
     endpoint_entry::{EndpointEntry, endpoint_flag},
@@ -80,6 +84,42 @@ pub struct Bed {
     pins: PathBuf,
     _lab: Lab,
     _hurry: Hurry,
+}
+
+/// The image of a tree, in mode enforce.
+pub fn image_of(tree: &str, numbers: &mut Numbers) -> Result<Image> {
+    let policy = load_text("bed.yaml", tree).map_err(|errors| anyhow!("{errors}"))?;
+    let inputs = Inputs {
+        policy: &policy,
+        mode: Mode::Enforce,
+        now: Moment::now(),
+        host_addresses: &[],
+        elsewhere: &compile::elsewhere::NOBODY,
+        attested: compile::NOBODY,
+        subjects: Subjects::All,
+        limits: &Limits {
+            moments: MOMENTS,
+            ..Limits::NONE
+        },
+        in_force: None,
+    };
+    Ok(compile::compile(&inputs, numbers)?)
+}
+
+/// A workload of an image by name, at one of a bed's links. It may send from any address.
+pub fn endpoint(image: &Image, links: &[u32], link: usize, name: &str) -> Result<DesiredEndpoint> {
+    let known = image.workloads.iter().find(|(known, _)| known.name == name);
+    Ok(DesiredEndpoint {
+        id: 2 + u32::try_from(link)?,
+        identity: *known.context("no such workload")?.1,
+        place: EndpointPlace::Interface {
+            ifindex: links[link],
+            name: format!("w{link}"),
+        },
+        audit: false,
+        strict_source: false,
+        addresses: Vec::new(),
+    })
 }
 
 impl Bed {

@@ -7,29 +7,18 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, ensure};
-use enforcer::{
-    compile::{self, Image, Inputs, Limits, Numbers, Subjects},
-    datapath::{
-        clock::WallClock,
-        desired::{DesiredEndpoint, EndpointPlace},
-    },
-    policy::{
-        self,
-        model::{Mode, Moment},
-    },
-};
+use anyhow::{Result, ensure};
+use enforcer::{compile::Numbers, datapath::clock::WallClock, policy::model::Moment};
 use enforcer_common::{
     Action,
     Direction::{Egress, Ingress},
     Protocol,
-    config::MOMENTS,
     conntrack::tcp_flag::{ACK, SYN},
 };
 use tests::{
     lab::patient,
     packet::{ip, tcp, udp},
-    test_run::{Bed, Hook, Loaded},
+    test_run::{Bed, Hook, Loaded, endpoint, image_of},
 };
 
 /// The link of the workload that may do nothing, or anything: see [`put`].
@@ -87,47 +76,13 @@ fn put_tree(
     numbers: &mut Numbers,
     text: &str,
 ) -> Result<()> {
-    let folder = tempfile::tempdir()?;
-    std::fs::write(folder.path().join("bed.yaml"), text)?;
-    let policy = policy::load(folder.path()).map_err(|errors| anyhow::anyhow!("{errors}"))?;
-    let image = compile::compile(
-        &Inputs {
-            policy: &policy,
-            mode: Mode::Enforce,
-            now: Moment::now(),
-            host_addresses: &[],
-            elsewhere: &enforcer::compile::elsewhere::NOBODY,
-            attested: enforcer::compile::NOBODY,
-            subjects: Subjects::All,
-            limits: &Limits {
-                moments: MOMENTS,
-                ..Limits::NONE
-            },
-            in_force: None,
-        },
-        numbers,
-    )?;
+    let image = image_of(text, numbers)?;
     let endpoints = vec![
-        endpoint(&image, links[CLOSED], CLOSED, "closed")?,
-        endpoint(&image, links[OPEN], OPEN, "open")?,
+        endpoint(&image, links, CLOSED, "closed")?,
+        endpoint(&image, links, OPEN, "open")?,
     ];
     loaded.apply(image, endpoints, Vec::new(), WallClock::now())?;
     loaded.set_adopting(false)
-}
-
-fn endpoint(image: &Image, ifindex: u32, link: usize, name: &str) -> Result<DesiredEndpoint> {
-    let known = image.workloads.iter().find(|(known, _)| known.name == name);
-    Ok(DesiredEndpoint {
-        id: 2 + u32::try_from(link)?,
-        identity: *known.context("no such workload")?.1,
-        place: EndpointPlace::Interface {
-            ifindex,
-            name: format!("w{link}"),
-        },
-        audit: false,
-        strict_source: false,
-        addresses: Vec::new(),
-    })
 }
 
 /// Packets denied so far, by reason and by rule, and by flow since the last call.

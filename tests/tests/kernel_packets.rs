@@ -7,12 +7,8 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use anyhow::{Context, Result};
 use enforcer::{
-    compile::{self, Image, Inputs, Limits, Numbers, Subjects},
-    datapath::{
-        clock::WallClock,
-        desired::{DesiredEndpoint, EndpointPlace},
-    },
-    policy::{self, model::Mode},
+    compile::Numbers,
+    datapath::{clock::WallClock, desired::DesiredEndpoint},
 };
 use enforcer_common::{
     Action,
@@ -24,7 +20,7 @@ use tests::{
     frames::{corpus, frame, infrastructure, least, payloads, sides, tagged},
     mutate::Mutator,
     packet::{icmp, ip, udp},
-    test_run::{Bed, Budget, Hook, Loaded},
+    test_run::{Bed, Budget, Hook, Loaded, endpoint, image_of},
 };
 
 /// The link of the workload that may do nothing.
@@ -73,24 +69,9 @@ spec: {mode: enforce}
 ";
 
 fn put(loaded: &mut Loaded<'_>, links: &[u32]) -> Result<()> {
-    let folder = tempfile::tempdir()?;
-    std::fs::write(folder.path().join("bed.yaml"), POLICY)?;
-    let policy = policy::load(folder.path()).map_err(|errors| anyhow::anyhow!("{errors}"))?;
-    let image = compile::compile(
-        &Inputs {
-            policy: &policy,
-            mode: Mode::Enforce,
-            now: enforcer::policy::model::Moment::default(),
-            host_addresses: &[],
-            elsewhere: &enforcer::compile::elsewhere::NOBODY,
-            attested: enforcer::compile::NOBODY,
-            subjects: Subjects::All,
-            limits: &Limits::NONE,
-            in_force: None,
-        },
-        &mut Numbers::default(),
-    )?;
-    let endpoint = |link: usize, name: &str| endpoint(&image, links[link], link, name);
+    let image = image_of(POLICY, &mut Numbers::default())?;
+    // Addresses are used by both of the others, which declare none.
+    let endpoint = |link: usize, name: &str| endpoint(&image, links, link, name);
     let owner = DesiredEndpoint {
         strict_source: true,
         addresses: vec!["10.7.0.0/24".parse()?],
@@ -99,22 +80,6 @@ fn put(loaded: &mut Loaded<'_>, links: &[u32]) -> Result<()> {
     let endpoints = vec![endpoint(CLOSED, "closed")?, endpoint(OPEN, "open")?, owner];
     loaded.apply(image, endpoints, Vec::new(), WallClock::default())?;
     loaded.set_adopting(false)
-}
-
-fn endpoint(image: &Image, ifindex: u32, link: usize, name: &str) -> Result<DesiredEndpoint> {
-    let known = image.workloads.iter().find(|(known, _)| known.name == name);
-    Ok(DesiredEndpoint {
-        id: 2 + u32::try_from(link)?,
-        identity: *known.context("no such workload")?.1,
-        place: EndpointPlace::Interface {
-            ifindex,
-            name: format!("w{link}"),
-        },
-        audit: false,
-        // Both are used with the same addresses, which nobody declares.
-        strict_source: false,
-        addresses: Vec::new(),
-    })
 }
 
 /// Packets denied so far, by reason.
