@@ -1,22 +1,24 @@
 //! Who may reach whom, as a picture: from policy, and over it from flows that were seen.
 
+mod edges;
 mod html;
 mod layout;
 mod svg;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap},
     net::IpAddr,
 };
 
 use serde::Serialize;
 
+use self::edges::{AllowedServices, SeenServices, besides, edges, is_something, stretches, words};
 pub use self::{html::html, svg::svg};
 use super::{
     flows::{Flows, Tally, place::place},
     parties::{self, GroupKind},
     reach::{BothRulings, Reach},
-    services::{Service, Services, in_words},
+    services::{Service, Services},
     simulate::{Names, by_hosts, has_service},
     tree::Tree,
 };
@@ -140,12 +142,6 @@ pub struct Wanted {
     /// What flows were.
     pub flows: bool,
 }
-
-/// What rules let pass between two nodes.
-type AllowedServices = BTreeMap<(usize, usize), Services<bool>>;
-
-/// Services that were seen between two nodes, and what the policy says of them.
-type SeenServices = BTreeMap<(usize, usize), BTreeMap<Service, (Answer, bool, Tally)>>;
 
 /// Makes the graph of a policy, with flows over it if there are any.
 pub fn graph(
@@ -276,80 +272,6 @@ fn take_out_everybody(nodes: &mut [Node], allowed: &mut AllowedServices) {
         nodes[to].everybody_may = common;
     }
     allowed.retain(|_, services| is_something(services));
-}
-
-fn is_something(services: &Services<bool>) -> bool {
-    services.iter().any(|(_, is)| *is)
-}
-
-fn stretches(services: &Services<bool>) -> Vec<Service> {
-    let meant = services.iter().filter(|(_, is)| **is);
-    meant.map(|(service, _)| service).collect()
-}
-
-/// Protocols that are not meant by "every other protocol".
-fn besides(services: &Services<bool>) -> Vec<u8> {
-    services.named().collect()
-}
-
-fn edges(allowed: &AllowedServices, seen: &SeenServices, has_flows: bool) -> Vec<Edge> {
-    let pairs: BTreeSet<(usize, usize)> = allowed.keys().chain(seen.keys()).copied().collect();
-    let mut edges = Vec::new();
-    for (from, to) in pairs {
-        let mut by_state: BTreeMap<EdgeState, (BTreeSet<Service>, Tally)> = BTreeMap::new();
-        let observed = seen.get(&(from, to));
-        for (service, (verdict, by_rule, tally)) in observed.into_iter().flatten() {
-            let state = match (verdict, by_rule) {
-                (Answer::Allow, true) => EdgeState::Used,
-                (Answer::Allow, false) => EdgeState::Open,
-                (Answer::Deny | Answer::Audit, _) => EdgeState::Denied,
-            };
-            let of_state = by_state.entry(state).or_default();
-            of_state.0.insert(*service);
-            of_state.1.add(tally);
-        }
-        let between = allowed.get(&(from, to));
-        let besides = between.map(besides).unwrap_or_default();
-        for service in between.map(stretches).unwrap_or_default() {
-            let mut observed = observed.into_iter().flat_map(BTreeMap::keys);
-            let is_used = observed.any(|seen| overlaps(service, &besides, *seen));
-            let state = match (has_flows, is_used) {
-                (false, _) => EdgeState::Allowed,
-                (true, false) => EdgeState::Unused,
-                (true, true) => continue,
-            };
-            by_state.entry(state).or_default().0.insert(service);
-        }
-        for (state, (services, tally)) in by_state {
-            let stretches: Vec<_> = services.into_iter().collect();
-            edges.push(Edge {
-                from,
-                to,
-                state,
-                services: words(&stretches, &besides),
-                stretches,
-                besides: besides.clone(),
-                seen: (tally.records > 0).then_some(tally),
-            });
-        }
-    }
-    edges
-}
-
-fn overlaps(allowed: Service, besides: &[u8], seen: Service) -> bool {
-    match allowed.protocol {
-        None => seen.protocol.is_none_or(|seen| !besides.contains(&seen)),
-        protocol => {
-            protocol == seen.protocol && allowed.first <= seen.last && seen.first <= allowed.last
-        }
-    }
-}
-
-fn words(services: &[Service], besides: &[u8]) -> Vec<String> {
-    services
-        .iter()
-        .map(|service| in_words(&[*service], besides))
-        .collect()
 }
 
 /// Calls `tell` with both sides of every flow that can be placed.
