@@ -13,7 +13,7 @@ use crate::{
         status::{AttachmentStatus, FeatureStatus, LossStatus, MapStatus},
     },
     cause::chain,
-    compile::{image::RuleInfo, numbered::Numbered},
+    compile::{image::RuleInfo, paged::Paged},
     datapath::{Datapath, DatapathError, EventReader, FlowTableStats, Refusals, desired::Desired},
     metrics::{KernelReading, KernelSource, MapUse},
     observe::context::NameBook,
@@ -26,7 +26,7 @@ pub struct KernelHandle {
     datapath: Arc<Mutex<Datapath>>,
     names: Arc<NameBook>,
     /// Rules of the image in force; `None` before the first.
-    rules: Option<Numbered<Arc<RuleInfo>>>,
+    rules: Option<Paged<u32, Arc<RuleInfo>>>,
 }
 
 impl KernelHandle {

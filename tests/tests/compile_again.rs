@@ -64,13 +64,13 @@ fn add_workload(scenario: &mut Scenario, other: &Scenario, which: Index, name: S
     }
     let mut workload = others[which.index(others.len())].clone();
     Arc::make_mut(&mut workload).name = name;
-    let workloads = &mut scenario.policy.workloads;
+    let workloads = Arc::make_mut(&mut scenario.policy.workloads);
     workloads.push(workload);
     workloads.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
 }
 
 fn remove_workload(scenario: &mut Scenario, which: Index) {
-    let workloads = &mut scenario.policy.workloads;
+    let workloads = Arc::make_mut(&mut scenario.policy.workloads);
     if !workloads.is_empty() {
         workloads.remove(which.index(workloads.len()));
     }
@@ -104,7 +104,9 @@ fn attested(scenario: &Scenario, choice: u8) -> BTreeSet<WorkloadName> {
 /// forms each: with all of them, and with every other one. A third has addresses of its own; the
 /// others share those of their host, and half of them are known by a port there.
 fn nodes(trees: [&Scenario; 2]) -> Vec<[Arc<NodePeers>; 2]> {
-    let workloads = trees.into_iter().flat_map(|tree| &tree.policy.workloads);
+    let workloads = trees
+        .into_iter()
+        .flat_map(|tree| tree.policy.workloads.iter());
     let published: Vec<Arc<Workload>> = (workloads.enumerate())
         .map(|(index, workload)| {
             let single = |net: &&ipnet::IpNet| net.prefix_len() == net.max_prefix_len();

@@ -40,15 +40,14 @@ impl Host {
             policies: all,
             rules: 4,
         });
-        let mut by_number: Vec<_> = std::mem::take(&mut tree.workloads);
+        let mut by_number: Vec<_> = std::mem::take(Arc::make_mut(&mut tree.workloads));
         by_number.sort_by_key(|workload| number(&workload.name));
         let elsewhere = by_number.split_off(PER_HOST);
-        tree.workloads = by_number;
-        for workload in &mut tree.workloads {
+        for workload in &mut by_number {
             Arc::make_mut(workload).addresses.clear();
         }
-        tree.workloads
-            .sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
+        by_number.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
+        tree.workloads = Arc::new(by_number);
         let nodes = elsewhere.chunks(PER_HOST).enumerate();
         let nodes = nodes.map(|(index, workloads)| {
             let workloads = workloads.iter().map(|workload| {
@@ -276,7 +275,7 @@ fn who_is_here_too_is_judged_as_it_is_known_here() {
         at_least: Assurance::Attested,
         peer: Box::new(app(3).remove(0)),
     }];
-    let workloads = &mut host.tree.workloads;
+    let workloads = Arc::make_mut(&mut host.tree.workloads);
     let sender = workloads.iter_mut().find(|w| number(&w.name) == 3);
     let sender = Arc::make_mut(sender.expect("it is here"));
     sender.spiffe_id = Some("spiffe://example.org/w-3".to_owned());
@@ -285,7 +284,7 @@ fn who_is_here_too_is_judged_as_it_is_known_here() {
     assert_ne!(peer, identity::WORLD);
     assert_eq!(host.action(Direction::Egress, 3, peer), Action::Deny);
 
-    let workloads = &mut host.tree.workloads;
+    let workloads = Arc::make_mut(&mut host.tree.workloads);
     let another = workloads.iter().find(|w| number(&w.name) == 0);
     let mut another = another.expect("it is here").clone();
     let theirs = &host.elsewhere.nodes[0].workloads[0];
@@ -300,6 +299,6 @@ fn who_is_here_too_is_judged_as_it_is_known_here() {
         host.compile();
         assert_eq!(host.behind(0, PORT), peer);
         assert_eq!(host.action(Direction::Egress, 3, peer), there);
-        host.tree.workloads.retain(|w| w.name != "w-77");
+        Arc::make_mut(&mut host.tree.workloads).retain(|w| w.name != "w-77");
     }
 }

@@ -34,7 +34,8 @@ type Change = fn(&mut ResolvedPolicy);
 const CHANGES: [(&str, Change); 6] = [
     ("nothing", |_| {}),
     ("a workload gets labels that nobody had", |tree| {
-        let labels = &mut Arc::make_mut(&mut tree.workloads[77]).labels;
+        let workloads = Arc::make_mut(&mut tree.workloads);
+        let labels = &mut Arc::make_mut(&mut workloads[77]).labels;
         labels.insert("more".to_owned(), "yes".to_owned());
     }),
     ("the ports of a rule", |tree| {
@@ -50,7 +51,9 @@ const CHANGES: [(&str, Change); 6] = [
         "p-another".clone_into(&mut Arc::make_mut(&mut policy).name);
         tree.policies.push(policy);
     }),
-    ("a workload goes", |tree| drop(tree.workloads.remove(99))),
+    ("a workload goes", |tree| {
+        drop(Arc::make_mut(&mut tree.workloads).remove(99));
+    }),
 ];
 
 /// What compiling an estate costs, and what each of the changes does: of the latter also the

@@ -133,7 +133,8 @@ proptest! {
     fn the_same_tree_gives_the_same_bytes(scenario in generate::scenario(0)) {
         let (first, first_numbers) = compile(&scenario.policy, scenario.mode, scenario.now);
         let mut copy = scenario.policy.clone();
-        copy.workloads = copy.workloads.iter().map(|w| Arc::new((**w).clone())).collect();
+        let workloads = copy.workloads.iter().map(|w| Arc::new((**w).clone()));
+        copy.workloads = Arc::new(workloads.collect());
         copy.policies = copy.policies.iter().map(|p| Arc::new((**p).clone())).collect();
         let (second, second_numbers) = compile(&copy, scenario.mode, scenario.now);
         prop_assert_eq!(&first, &second);

@@ -418,12 +418,14 @@ fn standing_at(image: &Image, now: Moment) -> Image {
     for moment in standing.moments.iter_mut().enumerate() {
         *moment.1 = displaced((i64::try_from(moment.0).expect("a few"), *moment.1));
     }
-    for sets in standing.sets.values_mut() {
+    for (identity, sets) in image.sets.iter() {
+        let mut sets = sets.clone();
         for (moment, _) in &mut sets.later {
             let order = image.moments.iter().position(|other| other == moment);
             let order = i64::try_from(order.expect("it is one of them")).expect("a few");
             *moment = displaced((order, *moment));
         }
+        standing.sets.insert(*identity, sets);
     }
     standing
 }

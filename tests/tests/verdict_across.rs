@@ -67,7 +67,10 @@ impl Fleet {
                     .for_each(without_minimum);
             }
         }
-        for (index, workload) in scenario.policy.workloads.iter_mut().enumerate() {
+        for (index, workload) in Arc::make_mut(&mut scenario.policy.workloads)
+            .iter_mut()
+            .enumerate()
+        {
             let workload = Arc::make_mut(workload);
             workload.addresses.clear();
             workload.assurance = Assurance::Orchestrator;
@@ -126,7 +129,8 @@ impl Fleet {
                 addresses: vec![IpNet::from(at)],
             })),
             RawEndpoint::Workload(index) => {
-                let workload = Arc::make_mut(&mut policy.workloads[index]);
+                let workloads = Arc::make_mut(&mut policy.workloads);
+                let workload = Arc::make_mut(&mut workloads[index]);
                 workload.addresses = vec![IpNet::from(at)];
             }
         }
@@ -351,11 +355,12 @@ fn image(scenario: &Scenario, here: &Host, there: &[&Host]) -> Image {
         own: Some(Arc::new(Announced(announced.collect()))),
     };
     let policy = ResolvedPolicy {
-        workloads: here
-            .workloads
-            .iter()
-            .map(|index| workloads[*index].clone())
-            .collect(),
+        workloads: Arc::new(
+            here.workloads
+                .iter()
+                .map(|index| workloads[*index].clone())
+                .collect(),
+        ),
         ..scenario.policy.clone()
     };
     let inputs = Inputs {

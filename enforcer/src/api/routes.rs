@@ -247,7 +247,7 @@ fn as_proven(now: &InForce) -> Cow<'_, Image> {
             name: endpoint.name.clone(),
         };
         let workloads = &mut image.to_mut().workloads;
-        Arc::make_mut(workloads).insert(name, endpoint.identity);
+        workloads.insert(name, endpoint.identity);
     }
     image
 }

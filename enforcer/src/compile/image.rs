@@ -17,7 +17,6 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     elsewhere::ServiceAddress,
-    numbered::Numbered,
     paged::Paged,
     tables::{PolicySets, PortTables},
 };
@@ -230,15 +229,15 @@ pub struct Image {
     pub ports: PortTables,
     /// Identity of every single address (full-length prefix) that is known, except for this
     /// host's own.
-    pub addresses: Arc<Paged<IpNet, u32>>,
+    pub addresses: Paged<IpNet, u32>,
     /// Identity of this host's own addresses, for peers that no socket proves to be a
     /// workload. None of them is in `addresses`, whoever else declares it.
     pub host_addresses: BTreeMap<IpAddr, u32>,
     /// Identity of every shorter prefix that policy names or a workload declares.
-    pub prefixes: Arc<Paged<IpNet, u32>>,
+    pub prefixes: Paged<IpNet, u32>,
     /// Identity of whoever is behind one port of an address that is shared: for the destination
     /// of a flow, it comes before that of the address.
-    pub services: Arc<Paged<ServiceAddress, u32>>,
+    pub services: Paged<ServiceAddress, u32>,
     /// Blocked source prefixes: the rule number, and whether only to report.
     pub blocked: BTreeMap<IpNet, (u32, bool)>,
     /// Policy sets of every local subject: workloads by identity number, the host under
@@ -251,14 +250,14 @@ pub struct Image {
     pub moments_beyond: usize,
     /// The identity of every local workload where the kernel itself proves it (interface or
     /// cgroup), under which its `sets` stand.
-    pub workloads: Arc<Paged<WorkloadName, u32>>,
+    pub workloads: Paged<WorkloadName, u32>,
     /// The same where a proof by mTLS is bound to the endpoint, of those that have a SPIFFE ID.
     /// Where no rule asks for that it is the same number.
-    pub attested: Arc<Paged<WorkloadName, u32>>,
+    pub attested: Paged<WorkloadName, u32>,
     /// Who is behind an identity number. Also those of earlier images that are not retired.
-    pub identities: Numbered<Arc<Identity>>,
+    pub identities: Paged<u32, Arc<Identity>>,
     /// What is behind a rule number. Also those of earlier images that are not retired.
-    pub rules: Numbered<Arc<RuleInfo>>,
+    pub rules: Paged<u32, Arc<RuleInfo>>,
 }
 
 impl Image {

@@ -6,7 +6,7 @@ mod published;
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     net::IpAddr,
-    sync::Arc,
+    sync::{Arc, Weak},
 };
 
 use enforcer_common::identity;
@@ -21,7 +21,6 @@ use super::{
     elsewhere::{NodePeers, ServiceAddress},
     image::{Assurance, Identity, IdentitySubject, WorkloadName},
     limits::CompileError,
-    numbered::Numbered,
     numbers::Numbers,
     paged::Paged,
     prefix_table::PrefixTable,
@@ -33,19 +32,19 @@ use crate::policy::model::{Peer, Policy, RemoteHost, Workload};
 #[derive(Debug, Default)]
 pub(super) struct Known {
     /// See [`super::image::Image::addresses`].
-    pub addresses: Arc<Paged<IpNet, u32>>,
+    pub addresses: Paged<IpNet, u32>,
     /// See [`super::image::Image::host_addresses`].
     pub host_addresses: BTreeMap<IpAddr, u32>,
     /// See [`super::image::Image::prefixes`].
-    pub prefixes: Arc<Paged<IpNet, u32>>,
+    pub prefixes: Paged<IpNet, u32>,
     /// See [`super::image::Image::services`].
-    pub services: Arc<Paged<ServiceAddress, u32>>,
+    pub services: Paged<ServiceAddress, u32>,
     /// See [`super::image::Image::workloads`].
-    pub workloads: Arc<Paged<WorkloadName, u32>>,
+    pub workloads: Paged<WorkloadName, u32>,
     /// See [`super::image::Image::attested`].
-    pub attested: Arc<Paged<WorkloadName, u32>>,
+    pub attested: Paged<WorkloadName, u32>,
     /// By number, live ones of earlier images included.
-    pub identities: Numbered<Arc<Identity>>,
+    pub identities: Paged<u32, Arc<Identity>>,
     /// See [`Inputs::attested`].
     proven: BTreeSet<WorkloadName>,
     /// The numbers in `workloads` and `attested`.
@@ -69,6 +68,8 @@ pub(super) struct Known {
     owned_elsewhere: HashMap<IpNet, u32>,
     /// What all this was made of.
     of: MadeOf,
+    /// The list that the workloads are from: the same list in memory is not looked through.
+    workload_list: Weak<Vec<Arc<Workload>>>,
 }
 
 /// Policies, workloads of the tree, and other nodes.
@@ -111,7 +112,14 @@ impl Known {
             self.declare_hosts(&inputs.policy.hosts, &mut changed);
         }
         let named_as_before = changed.is_empty();
-        let (gone, come) = follow(&mut workloads, &inputs.policy.workloads);
+        // While it is known here, nothing else can be where it is, and nobody can change it.
+        let list = &inputs.policy.workloads;
+        let (gone, come) = if std::ptr::eq(self.workload_list.as_ptr(), Arc::as_ptr(list)) {
+            Default::default()
+        } else {
+            self.workload_list = Arc::downgrade(list);
+            follow(&mut workloads, list)
+        };
         self.declare(&gone, &come, &mut changed);
         let (nodes_gone, nodes_come) = follow(&mut nodes, &inputs.elsewhere.nodes);
         self.published
@@ -365,7 +373,6 @@ impl Known {
             &mut self.prefixes
         };
         if table.get(&prefix) != number.as_ref() {
-            let table = Arc::make_mut(table);
             match number {
                 Some(number) => table.insert(prefix, number),
                 None => table.remove(&prefix),
@@ -422,11 +429,10 @@ impl Known {
         let known: BTreeMap<_, _> = known.map(|(at, number)| (*at, *number)).collect();
         if known != wanted {
             recount(elsewhere, known.values(), wanted.values());
-            let services = Arc::make_mut(&mut self.services);
             for at in known.keys() {
-                services.remove(at);
+                self.services.remove(at);
             }
-            services.extend(wanted);
+            self.services.extend(wanted);
         }
         Ok(())
     }
@@ -499,13 +505,11 @@ impl Known {
         }
         let mut placed = std::mem::take(&mut self.workloads);
         let mut attested = std::mem::take(&mut self.attested);
-        let workloads = Arc::make_mut(&mut placed);
-        let proven = Arc::make_mut(&mut attested);
         let mut addresses = std::mem::take(&mut self.local_addresses);
         let mut counts: BTreeMap<u32, isize> = BTreeMap::new();
         for workload in gone {
             let name = name_of(workload);
-            let numbers = [workloads.remove(&name), proven.remove(&name)];
+            let numbers = [placed.remove(&name), attested.remove(&name)];
             for number in numbers.into_iter().flatten() {
                 *counts.entry(number).or_default() -= 1;
                 let theirs = addresses.entry(number).or_default();
@@ -537,9 +541,9 @@ impl Known {
                     }
                     Ok(())
                 };
-                known_as(Assurance::Kernel, workloads)?;
+                known_as(Assurance::Kernel, &mut placed)?;
                 if workload.spiffe_id.is_some() {
-                    known_as(Assurance::Attested, proven)?;
+                    known_as(Assurance::Attested, &mut attested)?;
                 }
             }
         }

@@ -1,6 +1,6 @@
 //! What the kernel's maps hold, and the refusal of what does not fit.
 
-use std::{net::IpAddr, sync::Arc};
+use std::net::IpAddr;
 
 use ipnet::{IpNet, Ipv6Net};
 use thiserror::Error;
@@ -100,9 +100,9 @@ pub(super) fn check(
         together(&old.ports, &image.ports),
         limits.ports,
     )?;
-    let rules = image.rules.keys().next_back().map_or(0, |n| *n as usize);
+    let rules = image.rules.last().map_or(0, |(n, _)| *n as usize);
     fits("rule numbers", "rules", rules + 1, limits.rules)?;
-    if !Arc::ptr_eq(&old.services, &image.services) {
+    if !old.services.is(&image.services) {
         let added = image.services.missing_in(&old.services).count();
         let needed = old.services.len() + added;
         fits(
@@ -112,8 +112,8 @@ pub(super) fn check(
             limits.services,
         )?;
     }
-    if Arc::ptr_eq(&old.addresses, &image.addresses)
-        && Arc::ptr_eq(&old.prefixes, &image.prefixes)
+    if old.addresses.is(&image.addresses)
+        && old.prefixes.is(&image.prefixes)
         && old.host_addresses == image.host_addresses
         && old.blocked == image.blocked
     {
@@ -191,7 +191,7 @@ mod tests {
             policies: sets
                 .map(|set| (PolicyKey { set, peer: 0 }, entry))
                 .collect(),
-            addresses: Arc::new(addresses.iter().map(net).map(|net| (net, 256)).collect()),
+            addresses: addresses.iter().map(net).map(|net| (net, 256)).collect(),
             ..Image::default()
         }
     }

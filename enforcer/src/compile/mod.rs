@@ -20,7 +20,6 @@ pub mod explain;
 pub mod fingerprint;
 pub mod image;
 pub mod limits;
-pub mod numbered;
 pub mod numbers;
 pub mod paged;
 pub mod tables;

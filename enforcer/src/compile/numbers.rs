@@ -16,7 +16,7 @@ use super::{
     bridge::TRANSIENT,
     image::{Identity, IdentitySubject, Image, RuleDirection, RuleInfo},
     limits::CompileError,
-    numbered::Numbered,
+    paged::Paged,
 };
 use crate::policy::model::PolicyKind;
 
@@ -31,12 +31,12 @@ pub struct Numbers {
     serial: u64,
     identities: Space<Arc<Identity>>,
     rules: Space<Arc<RuleKey>>,
-    rule_infos: Numbered<Arc<RuleInfo>>,
+    rule_infos: Paged<u32, Arc<RuleInfo>>,
     sets: Space<ContentDigest>,
     tables: Space<ContentDigest>,
     /// The identities by number: what `identities` says, the other way round.
     #[serde(skip)]
-    known: Numbered<Arc<Identity>>,
+    known: Paged<u32, Arc<Identity>>,
     /// The way back to before the compilation that is under way.
     #[serde(skip)]
     infos_before: Vec<(u32, Option<Arc<RuleInfo>>)>,
@@ -131,13 +131,13 @@ impl Numbers {
 
         let mut retired = Retired::default();
         for number in self.identities.retire(&identities, &mut retired) {
-            self.known.remove(number);
+            self.known.remove(&number);
         }
         self.sets.retire(&sets, &mut retired);
         self.tables.retire(&tables, &mut retired);
         let freed = self.rules.retire(&rules, &mut retired);
         for number in &freed {
-            self.rule_infos.remove(*number);
+            self.rule_infos.remove(number);
         }
         self.rules.free.extend(freed);
         if retired.forgotten {
@@ -170,7 +170,7 @@ impl Numbers {
     /// Takes back every number given since [`Numbers::begin`].
     pub(super) fn roll_back(&mut self) {
         for number in self.identities.roll_back() {
-            self.known.remove(number);
+            self.known.remove(&number);
         }
         self.rules.roll_back();
         self.sets.roll_back();
@@ -178,7 +178,7 @@ impl Numbers {
         while let Some((number, info)) = self.infos_before.pop() {
             match info {
                 Some(info) => drop(self.rule_infos.insert(number, info)),
-                None => drop(self.rule_infos.remove(number)),
+                None => drop(self.rule_infos.remove(&number)),
             }
         }
         self.serial -= 1;
@@ -202,7 +202,7 @@ impl Numbers {
     }
 
     /// Every identity that the kernel may hold, by number, without host and world as such.
-    pub(super) fn live_identities(&self) -> &Numbered<Arc<Identity>> {
+    pub(super) fn live_identities(&self) -> &Paged<u32, Arc<Identity>> {
         &self.known
     }
 
@@ -227,7 +227,7 @@ impl Numbers {
         Ok(number)
     }
 
-    pub(super) fn live_rules(&self) -> &Numbered<Arc<RuleInfo>> {
+    pub(super) fn live_rules(&self) -> &Paged<u32, Arc<RuleInfo>> {
         &self.rule_infos
     }
 

@@ -426,17 +426,13 @@ impl Owners {
     }
 }
 
-fn same<T: PartialEq>(one: &Arc<T>, other: &Arc<T>) -> bool {
-    Arc::ptr_eq(one, other) || one == other
-}
-
 /// Whether two images know the same addresses.
 fn same_peers(one: &Arc<Image>, other: &Arc<Image>) -> bool {
     Arc::ptr_eq(one, other)
         || one.host_addresses == other.host_addresses
-            && same(&one.addresses, &other.addresses)
-            && same(&one.prefixes, &other.prefixes)
-            && same(&one.services, &other.services)
+            && one.addresses == other.addresses
+            && one.prefixes == other.prefixes
+            && one.services == other.services
 }
 
 impl Peers {

@@ -151,7 +151,7 @@ fn policy_at(version: u32, ifindex: u32, link: &str) -> Desired {
     }
     image.policies = policies.into_iter().collect();
     for (address, number) in [(REFUSED, refused), (ALLOWED, allowed)] {
-        Arc::make_mut(&mut image.addresses).insert(IpAddr::from(address).into(), number);
+        image.addresses.insert(IpAddr::from(address).into(), number);
     }
     let numbers = [egress, ingress];
     image.sets.insert(

@@ -33,7 +33,7 @@ pub(super) fn find(ground: &Ground<'_>) -> Vec<Finding> {
 
 fn health_checks(ground: &Ground<'_>) -> Vec<Finding> {
     let mut findings = Vec::new();
-    for workload in &ground.policy.workloads {
+    for workload in ground.policy.workloads.iter() {
         let annotations = ground.study.annotations.of(&workload.origin).iter();
         let checks = annotations.filter(|annotation| annotation.key == HEALTH_CHECK);
         for check in checks.flat_map(|annotation| annotation.value.split(',')) {
@@ -99,7 +99,7 @@ fn unhealthy(
 fn dns(ground: &Ground<'_>) -> Vec<Finding> {
     let mut judged: HashMap<u32, Option<&RuleInfo>> = HashMap::new();
     let mut by_policy: BTreeMap<Origin, (String, Vec<&Workload>)> = BTreeMap::new();
-    for workload in &ground.policy.workloads {
+    for workload in ground.policy.workloads.iter() {
         let number = ground.image.workloads.get(&name_of(workload));
         let Some(sets) = number.and_then(|number| ground.image.sets.get(number)) else {
             continue;

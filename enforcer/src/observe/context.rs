@@ -17,7 +17,7 @@ use crate::{
     compile::{
         elsewhere::Elsewhere,
         image::{Identity, Image, RuleInfo},
-        numbered::Numbered,
+        paged::Paged,
     },
     policy::model::{Assurance, Labels, NamedPort},
 };
@@ -322,7 +322,7 @@ impl<K: Copy + Eq + Hash + Ord, V: Clone> GoneBy<K, V> {
 
 impl<T: Clone> GoneBy<u32, T> {
     /// As [`GoneBy::after`], for tables that share what is the same in them.
-    fn after_shared(&self, old: &Numbered<T>, new: &Numbered<T>, now: Instant) -> Self {
+    fn after_shared(&self, old: &Paged<u32, T>, new: &Paged<u32, T>, now: Instant) -> Self {
         let gone: HashMap<u32, T> = (old.missing_in(new))
             .map(|(number, value)| (*number, value.clone()))
             .collect();
@@ -338,7 +338,7 @@ trait Table<K, V> {
         V: 'a;
 }
 
-impl<V> Table<u32, V> for Numbered<V> {
+impl<V> Table<u32, V> for Paged<u32, V> {
     fn has(&self, key: &u32) -> bool {
         self.contains_key(key)
     }
@@ -486,15 +486,13 @@ mod tests {
     fn addresses_resolve_as_in_the_kernel() {
         let book = NameBook::new(NameContext {
             image: Arc::new(Image {
-                addresses: Arc::new([("10.0.0.1/32".parse().unwrap(), 300)].into()),
-                prefixes: Arc::new(
-                    [
-                        ("10.0.0.0/8".parse().unwrap(), 301),
-                        ("10.0.0.0/24".parse().unwrap(), 302),
-                        ("::/0".parse().unwrap(), 303),
-                    ]
-                    .into(),
-                ),
+                addresses: [("10.0.0.1/32".parse().unwrap(), 300)].into(),
+                prefixes: [
+                    ("10.0.0.0/8".parse().unwrap(), 301),
+                    ("10.0.0.0/24".parse().unwrap(), 302),
+                    ("::/0".parse().unwrap(), 303),
+                ]
+                .into(),
                 ..Image::default()
             }),
             host_addresses: ["192.0.2.1".parse().unwrap()].into(),

@@ -91,7 +91,7 @@ pub fn context() -> NameContext {
             commits
         },
         image: Arc::new(Image {
-            addresses: Arc::new([(web.addresses[0], 300), (db.addresses[0], 301)].into()),
+            addresses: [(web.addresses[0], 300), (db.addresses[0], 301)].into(),
             identities: [(300, identity(&web)), (301, identity(&db))]
                 .into_iter()
                 .collect(),

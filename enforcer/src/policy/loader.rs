@@ -190,8 +190,7 @@ mod tests {
         let first = same("first", true);
         write("p.yaml", &policy("q"));
         let second = same("another policy", true);
-        let mut pairs = first.iter().zip(&second);
-        assert!(pairs.all(|(one, other)| Arc::ptr_eq(one, other)));
+        assert!(Arc::ptr_eq(&first, &second));
         write("h.yaml", &host("10.0.0.2"));
         same("a host where a workload is", false);
         same("still", false);

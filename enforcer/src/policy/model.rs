@@ -54,9 +54,9 @@ pub struct ResolvedPolicy {
     /// Trust domains, by name.
     pub trust_domains: Vec<Arc<TrustDomainSettings>>,
     /// In the order of (namespace, name). What did not change from one reading of a tree to the
-    /// next is the same in memory.
-    pub workloads: Vec<Arc<Workload>>,
-    /// In the order of [`Policy::rank`], and as the workloads.
+    /// next is the same in memory: each of them, and all together.
+    pub workloads: Arc<Vec<Arc<Workload>>>,
+    /// In the order of [`Policy::rank`]. Each that did not change is the same in memory.
     pub policies: Vec<Arc<Policy>>,
     /// SHA-256 over the files' paths and contents, as 64 hex digits.
     pub digest: String,

@@ -45,7 +45,7 @@ struct Inhabitants {
     /// The files that they are in.
     files: Vec<Arc<FileStatements>>,
     /// As in [`ResolvedPolicy`].
-    workloads: Vec<Arc<model::Workload>>,
+    workloads: Arc<Vec<Arc<model::Workload>>>,
     hosts: Vec<Arc<model::RemoteHost>>,
 }
 
@@ -122,6 +122,7 @@ pub(super) fn resolve(
     let looked_at = files
         .iter()
         .filter(|file| file.kinds.others || !same_inhabitants);
+    let mut workloads: Vec<Arc<model::Workload>> = Vec::new();
     for file in looked_at {
         let statements = file.statements.iter();
         for statement in statements.filter(|s| !(same_inhabitants && s.is_inhabitant())) {
@@ -140,7 +141,7 @@ pub(super) fn resolve(
                 }
                 Statement::Host(found) => policy.hosts.push(found.host.clone()),
                 Statement::TrustDomain(found) => policy.trust_domains.push(found.domain.clone()),
-                Statement::Workload(found) => policy.workloads.push(found.workload.clone()),
+                Statement::Workload(found) => workloads.push(found.workload.clone()),
                 Statement::Node(settings, _) => policy.node = (**settings).clone(),
                 // Groups are in place where they are referred to. Tests are for those who work on
                 // the tree; see `study`.
@@ -149,18 +150,17 @@ pub(super) fn resolve(
         }
     }
     if same_inhabitants {
-        policy.workloads.clone_from(&inhabitants.workloads);
+        policy.workloads = Arc::clone(&inhabitants.workloads);
         policy.hosts.clone_from(&inhabitants.hosts);
     } else {
-        policy
-            .workloads
-            .sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
+        workloads.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
+        policy.workloads = Arc::new(workloads);
         policy.hosts.sort_by(|a, b| a.name.cmp(&b.name));
         if errors.is_empty() {
             let with_some = files.iter().filter(|file| file.kinds.inhabitants);
             *inhabitants = Inhabitants {
                 files: with_some.cloned().collect(),
-                workloads: policy.workloads.clone(),
+                workloads: Arc::clone(&policy.workloads),
                 hosts: policy.hosts.clone(),
             };
         }

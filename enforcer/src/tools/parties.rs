@@ -203,7 +203,7 @@ fn parties(trees: &[&Tree]) -> BTreeSet<Party> {
             .iter()
             .filter_map(|network| tree.owner(*network).map(name_of))
             .collect();
-        for workload in &tree.policy.workloads {
+        for workload in tree.policy.workloads.iter() {
             let name = name_of(workload);
             if is_in_cgroup(workload) || !by_address.contains(&name) {
                 parties.insert(Party::Proven(name));

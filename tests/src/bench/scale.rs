@@ -75,7 +75,7 @@ pub fn tree(size: &Size) -> ResolvedPolicy {
     let mut policies: Vec<_> = (0..size.policies).map(|p| policy(size, p)).collect();
     policies.sort_by(|a, b| a.rank().cmp(&b.rank()));
     ResolvedPolicy {
-        workloads: workloads.into_iter().map(Arc::new).collect(),
+        workloads: Arc::new(workloads.into_iter().map(Arc::new).collect()),
         policies: policies.into_iter().map(Arc::new).collect(),
         ..ResolvedPolicy::default()
     }
@@ -281,7 +281,8 @@ fn at(size: &Size, turns: usize) -> Result<Measured> {
     for turn in 0..turns.max(3) {
         // Labels that nobody had, and that policies speak of.
         let index = turn * 31 % policy.workloads.len();
-        let workload = Arc::make_mut(&mut policy.workloads[index]);
+        let workloads = Arc::make_mut(&mut policy.workloads);
+        let workload = Arc::make_mut(&mut workloads[index]);
         workload
             .labels
             .insert("canary".to_owned(), format!("c-{turn}"));

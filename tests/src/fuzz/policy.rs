@@ -203,7 +203,7 @@ fn forget_places(policy: &mut ResolvedPolicy) {
     for host in &mut policy.hosts {
         Arc::make_mut(host).origin = nowhere.clone();
     }
-    for workload in &mut policy.workloads {
+    for workload in Arc::make_mut(&mut policy.workloads) {
         Arc::make_mut(workload).origin = nowhere.clone();
     }
     for policy in &mut policy.policies {

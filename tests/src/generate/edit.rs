@@ -40,7 +40,7 @@ impl Edit {
     /// The scenario after the change. Where there is nothing to change, the same.
     pub fn apply(&self, scenario: &Scenario) -> Scenario {
         let mut after = scenario.clone();
-        let workloads = &mut after.policy.workloads;
+        let workloads = Arc::make_mut(&mut after.policy.workloads);
         let policies = &mut after.policy.policies;
         match self {
             Self::Relabel(index, labels) if !workloads.is_empty() => {

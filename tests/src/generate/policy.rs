@@ -55,7 +55,7 @@ pub fn policy() -> impl Strategy<Value = ResolvedPolicy> {
                     node,
                     namespaces,
                     hosts: hosts.into_iter().map(Arc::new).collect(),
-                    workloads: workloads.into_iter().map(Arc::new).collect(),
+                    workloads: Arc::new(workloads.into_iter().map(Arc::new).collect()),
                     policies: policies.into_iter().map(Arc::new).collect(),
                     ..ResolvedPolicy::default()
                 }

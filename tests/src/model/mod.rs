@@ -319,7 +319,7 @@ impl World<'_> {
                 claims.push((u8::MAX - claim.prefix_len(), 0, "", &host.name, who));
             }
         }
-        for workload in &self.policy.workloads {
+        for workload in self.policy.workloads.iter() {
             for claim in workload.addresses.iter().filter(|c| c.contains(&address)) {
                 let (namespace, name) = (&workload.namespace, &workload.name);
                 let who = Who::Workload(workload);

@@ -199,6 +199,9 @@ impl Across {
                 touched.insert(number);
             }
         }
+        if self.times.is_empty() {
+            return Ok(touched);
+        }
         self.parties.senders.catch_up(ground.index);
         self.behind.senders.catch_up(ground.index);
         let judges: Vec<BTreeMap<u32, Arc<Judge>>> = before.said.into_iter().map(judges).collect();

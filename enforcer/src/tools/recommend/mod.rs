@@ -426,7 +426,7 @@ fn others(
     found: &mut BTreeSet<String>,
 ) {
     let selector = LabelSelector::of(labels.clone());
-    for workload in &policy.workloads {
+    for workload in policy.workloads.iter() {
         if workload.namespace == namespace
             && selector.matches(&workload.labels)
             && generalise.labels(&workload.labels) != *labels
