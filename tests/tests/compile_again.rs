@@ -9,8 +9,12 @@ use enforcer::{
         elsewhere::{Announced, Elsewhere, NodePeers, Reached, Service, ServiceAddress},
         image::{IdentitySubject, WorkloadName},
     },
-    policy::model::{Assurance, Origin, RemoteHost, Workload},
+    policy::{
+        load_text,
+        model::{Assurance, Mode, Moment, Origin, RemoteHost, Workload},
+    },
 };
+use enforcer_common::Action;
 use proptest::{collection::vec, prelude::*, sample::Index};
 use tests::generate::{self, Scenario};
 
@@ -335,4 +339,74 @@ proptest! {
             );
         }
     }
+}
+
+/// Everybody may come in, but for `web`, of whom the tier below is asked: only there is anything
+/// denied.
+const WEB_IS_PASSED_ON: &str = "\
+apiVersion: enforcer.dev/v1alpha1
+kind: Workload
+metadata: {name: api, namespace: shop, labels: {app: api}}
+spec: {addresses: [10.0.0.1], interface: veth-api}
+---
+apiVersion: enforcer.dev/v1alpha1
+kind: Workload
+metadata: {name: web, namespace: shop, labels: {app: web}}
+spec: {addresses: [10.0.0.2]}
+---
+apiVersion: enforcer.dev/v1alpha1
+kind: SegmentPolicy
+metadata: {name: open, namespace: shop}
+spec:
+  tier: admin
+  selector: {matchLabels: {app: api}}
+  ingress:
+    - {action: pass, from: [{labels: {app: web}}]}
+    - {from: [{entity: any}]}
+---
+apiVersion: enforcer.dev/v1alpha1
+kind: SegmentPolicy
+metadata: {name: closed, namespace: shop}
+spec:
+  selector: {matchLabels: {app: api}}
+  ingress: []
+";
+
+/// What the policy says to `web` is kept from the last compilation, and so is everything else of
+/// the set: nothing in it asks where the policy is now.
+#[test]
+fn a_policy_that_isolates_is_named_where_it_moved_to() {
+    let mut tree = load_text("tree.yaml", WEB_IS_PASSED_ON).expect("good");
+    let mut compiler = Compiler::default();
+    let mut numbers = Numbers::default();
+    let mut line_in_force = |tree: &_| {
+        let inputs = Inputs {
+            policy: tree,
+            mode: Mode::Enforce,
+            now: Moment::default(),
+            host_addresses: &[],
+            elsewhere: &enforcer::compile::elsewhere::NOBODY,
+            attested: enforcer::compile::NOBODY,
+            subjects: Subjects::Placed,
+            limits: &Limits::NONE,
+            in_force: None,
+        };
+        let image = compiler.compile(&inputs, &mut numbers).expect("it fits");
+        let entries = image.policies.iter();
+        let denied = entries.filter(|(_, entry)| entry.decision.action == Action::Deny as u8);
+        let rules: Vec<_> = denied.map(|(_, entry)| entry.decision.rule).collect();
+        let [rule] = rules[..] else {
+            panic!("web alone is denied: {rules:?}");
+        };
+        let rule = &image.rules[&rule];
+        assert_eq!(rule.policy, "closed");
+        rule.origin.as_ref().expect("it is written somewhere").line
+    };
+    let before = line_in_force(&tree);
+    let closed = tree
+        .policies
+        .iter_mut()
+        .find(|policy| policy.name == "closed");
+    Arc::make_mut(closed.expect("it is there")).origin.line += 1;
+    assert_eq!(line_in_force(&tree), before + 1);
 }
