@@ -51,14 +51,14 @@ use self::{
     known::{Changes, Known},
     moments::{Ahead, Schedule, Timed},
     peers::PeerIndex,
-    sets::{Contents, Given, Line, Lines, SetBuilder},
+    sets::{Line, Lines, Workshop},
 };
 pub use self::{
     image::Image,
     limits::{CompileError, Limits},
     numbers::Numbers,
 };
-use crate::policy::model::{Mode, Moment, NodeSettings, RemoteHost, ResolvedPolicy};
+use crate::policy::model::{Mode, Moment, RemoteHost, ResolvedPolicy};
 
 /// Everything that an image is made from.
 #[derive(Clone, Copy, Debug)]
@@ -141,7 +141,7 @@ impl Compiler {
     pub fn work(&self) -> Work {
         self.0
             .as_ref()
-            .map(|memory| memory.work)
+            .map(|memory| memory.workshop.work)
             .unwrap_or_default()
     }
 }
@@ -150,11 +150,8 @@ impl Compiler {
 #[derive(Debug)]
 struct Memory {
     // What must be as it was for the rest to be of use.
-    serial: u64,
-    mode: Mode,
     host_addresses: Vec<IpAddr>,
     subjects: Subjects,
-    node: NodeSettings,
     hosts: Vec<Arc<RemoteHost>>,
 
     known: Known,
@@ -163,12 +160,9 @@ struct Memory {
     /// By direction.
     books: [Book; 2],
     lines: [Lines; 2],
-    contents: Contents,
+    workshop: Workshop,
     across: Across,
     schedule: Schedule,
-    /// See [`SetBuilder::class_of`].
-    class_of: Vec<u32>,
-    work: Work,
 }
 
 /// What one compilation had to do.
@@ -191,31 +185,26 @@ impl Memory {
     fn new(inputs: &Inputs<'_>) -> Self {
         let book = |direction| Book::new(direction, inputs.mode);
         Self {
-            serial: 0,
-            mode: inputs.mode,
             host_addresses: inputs.host_addresses.to_vec(),
             subjects: inputs.subjects,
-            node: inputs.policy.node.clone(),
             hosts: inputs.policy.hosts.clone(),
             known: Known::default(),
             index: PeerIndex::new(inputs.policy),
             timed: Timed::default(),
             books: [book(Direction::Egress), book(Direction::Ingress)],
             lines: Default::default(),
-            contents: Contents::default(),
+            workshop: Workshop::new(inputs.policy.node.clone(), inputs.mode),
             across: Across::default(),
             schedule: Schedule::default(),
-            class_of: Vec::new(),
-            work: Work::default(),
         }
     }
 
     fn fits(&self, inputs: &Inputs<'_>, numbers: &Numbers) -> bool {
-        self.serial == numbers.serial()
-            && self.mode == inputs.mode
+        self.workshop.serial == numbers.serial()
+            && self.workshop.mode == inputs.mode
             && self.host_addresses == inputs.host_addresses
             && self.subjects == inputs.subjects
-            && self.node == inputs.policy.node
+            && self.workshop.node == inputs.policy.node
             && self.hosts == inputs.policy.hosts
             && self.index.fits(inputs.policy)
     }
@@ -226,8 +215,7 @@ impl Memory {
         inputs: &Inputs<'_>,
         numbers: &mut Numbers,
     ) -> Result<Option<Image>, CompileError> {
-        self.serial = numbers.begin();
-        self.work = Work::default();
+        self.workshop.begin(numbers.begin());
         let before = self.known.identities.clone();
         let Some(changes) = self.known.update(inputs, numbers)? else {
             return Ok(None);
@@ -236,7 +224,7 @@ impl Memory {
             return Ok(None);
         }
         let (gone, come) = (&changes.policies_gone, &changes.policies_come);
-        self.work.policies = gone.len() + come.len();
+        self.workshop.work.policies = gone.len() + come.len();
         self.timed.follow(gone, come);
         let ahead = self.timed.ahead(inputs, &self.known, &mut self.index);
         let Ahead { moments, beyond } = ahead;
@@ -260,16 +248,16 @@ impl Memory {
         let looked_at = [&egress, &ingress];
         let put = self.put_across(inputs, again, (looked_at, said), numbers)?;
         self.index.settle();
-        self.contents.settle();
+        self.workshop.contents.settle();
         for identity in egress.into_iter().chain(ingress).chain(put) {
             let sets = self.sets_of(identity, &moments);
             self.schedule.put(identity, sets);
         }
 
         let mut image = Image {
-            serial: self.serial,
-            policies: self.contents.policies.clone(),
-            ports: self.contents.ports.clone(),
+            serial: self.workshop.serial,
+            policies: self.workshop.contents.policies.clone(),
+            ports: self.workshop.contents.ports.clone(),
             sets: self.schedule.sets.clone(),
             moments: self.schedule.moments(),
             moments_beyond: beyond,
@@ -356,20 +344,9 @@ impl Memory {
         }
         book.settle();
 
-        self.work.subjects += subjects.len();
-        let mut builder = SetBuilder {
-            direction,
-            index: &self.index,
-            node: &self.node,
-            node_mode: self.mode,
-            numbers,
-            contents: &mut self.contents,
-            grown: &book.grown,
-            serial: self.serial,
-            given: &mut Given::default(),
-            class_of: &mut self.class_of,
-            work: &mut self.work,
-        };
+        self.workshop.work.subjects += subjects.len();
+        let workshop = &mut self.workshop;
+        let mut builder = workshop.builder(direction, &book.grown, &self.index, numbers);
         let mut fresh: BTreeMap<u32, Line> = BTreeMap::new();
         for (identity, says) in wanted {
             let line = fresh.entry(identity).or_default();
@@ -386,7 +363,7 @@ impl Memory {
         for identity in dismissed {
             lines.put(identity, None);
         }
-        lines.settle(&mut self.contents);
+        lines.settle(&mut self.workshop.contents);
         Ok((looked_at, said))
     }
 
@@ -404,19 +381,9 @@ impl Memory {
             index: &self.index,
         };
         let direction = Direction::Ingress;
-        let mut builder = SetBuilder {
-            direction,
-            index: &self.index,
-            node: &self.node,
-            node_mode: self.mode,
-            numbers,
-            contents: &mut self.contents,
-            grown: &self.books[direction as usize].grown,
-            serial: self.serial,
-            given: &mut Given::default(),
-            class_of: &mut self.class_of,
-            work: &mut self.work,
-        };
+        let grown = &self.books[direction as usize].grown;
+        let workshop = &mut self.workshop;
+        let mut builder = workshop.builder(direction, grown, &self.index, numbers);
         let before = Before {
             lines: &self.lines,
             looked_at,

@@ -13,9 +13,12 @@ use std::{
 use enforcer_common::{Direction, identity, policy_key::PolicyEntry};
 use sha2::{Digest, Sha256};
 
-use self::class::{Class, ROOT, refine, rules_of};
+use self::{
+    cause::Given,
+    class::{Class, ROOT, refine, rules_of},
+};
 pub(super) use self::{
-    cause::{Given, blocked},
+    cause::blocked,
     lines::{Contents, Line, Lines, number_of},
 };
 use super::{
@@ -48,22 +51,78 @@ impl KnownSet {
     }
 }
 
+/// What sets are made with, and what they leave. Kept from one compilation to the next.
+#[derive(Debug)]
+pub(super) struct Workshop {
+    pub node: NodeSettings,
+    pub mode: Mode,
+    /// Of the last compilation.
+    pub serial: u64,
+    pub contents: Contents,
+    class_of: Vec<u32>,
+    pub work: Work,
+}
+
+impl Workshop {
+    /// Nothing was made in it yet.
+    pub fn new(node: NodeSettings, mode: Mode) -> Self {
+        Self {
+            node,
+            mode,
+            serial: 0,
+            contents: Contents::default(),
+            class_of: Vec::new(),
+            work: Work::default(),
+        }
+    }
+
+    /// A compilation begins.
+    pub fn begin(&mut self, serial: u64) {
+        self.serial = serial;
+        self.work = Work::default();
+    }
+
+    /// For the sets of one direction of the compilation at work. `grown`: see
+    /// [`SetBuilder::grown`].
+    pub fn builder<'a>(
+        &'a mut self,
+        direction: Direction,
+        grown: &'a HashSet<u64>,
+        index: &'a PeerIndex,
+        numbers: &'a mut Numbers,
+    ) -> SetBuilder<'a> {
+        SetBuilder {
+            direction,
+            index,
+            node: &self.node,
+            node_mode: self.mode,
+            numbers,
+            contents: &mut self.contents,
+            grown,
+            serial: self.serial,
+            given: Given::default(),
+            class_of: &mut self.class_of,
+            work: &mut self.work,
+        }
+    }
+}
+
 /// Makes the sets of one direction.
 pub(super) struct SetBuilder<'a> {
     pub direction: Direction,
     pub index: &'a PeerIndex,
-    pub node: &'a NodeSettings,
-    pub node_mode: Mode,
+    node: &'a NodeSettings,
+    node_mode: Mode,
     pub numbers: &'a mut Numbers,
     pub contents: &'a mut Contents,
     /// Policies with a peer that matches more than in the last compilation.
-    pub grown: &'a HashSet<u64>,
+    grown: &'a HashSet<u64>,
     /// Of this compilation.
-    pub serial: u64,
+    serial: u64,
     /// Numbers that rules, isolating policies and the default have in this compilation.
-    pub given: &'a mut Given,
+    given: Given,
     /// By position: the class of the peer in the set at work; [`ROOT`] between sets.
-    pub class_of: &'a mut Vec<u32>,
+    class_of: &'a mut Vec<u32>,
     pub work: &'a mut Work,
 }
 
