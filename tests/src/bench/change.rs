@@ -55,7 +55,7 @@ pub fn measure(options: &Options) -> Result<Vec<PlainFigure>> {
 }
 
 /// A host and a workload behind a link.
-fn cabled(lab: &Lab) -> Result<(Namespace, Namespace)> {
+pub(super) fn cabled(lab: &Lab) -> Result<(Namespace, Namespace)> {
     let host = lab.namespace("host")?;
     let work = lab.namespace("work")?;
     cable(
@@ -76,7 +76,7 @@ fn cabled(lab: &Lab) -> Result<(Namespace, Namespace)> {
 }
 
 /// A daemon that has put a tree of `rules` rules in force.
-fn ready(lab: &Lab, host: &Namespace, tree: &Path, rules: usize) -> Result<Daemon> {
+pub(super) fn ready(lab: &Lab, host: &Namespace, tree: &Path, rules: usize) -> Result<Daemon> {
     let room = policy::capacities(rules);
     let mut extra = vec!["--metrics".to_owned(), "off".to_owned()];
     for (name, value) in [

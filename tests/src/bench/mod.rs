@@ -12,6 +12,7 @@
 mod attest;
 mod bpf;
 mod change;
+mod estate;
 mod figure;
 mod fleet;
 mod hooks;

@@ -14,7 +14,7 @@ use enforcer::{
 };
 
 use super::{
-    Options, bpf,
+    Options, bpf, estate,
     figure::{ScaleFigure, Target},
     median, progress,
 };
@@ -62,7 +62,8 @@ impl Size {
 const TEAM: usize = 100;
 
 impl Size {
-    fn teams(&self) -> usize {
+    /// How many teams there are.
+    pub fn teams(&self) -> usize {
         self.identities.div_ceil(TEAM)
     }
 }
@@ -204,6 +205,7 @@ struct Measured {
     full: f64,
     identity: f64,
     policy: f64,
+    saved: f64,
     tree_bytes: f64,
     compiled_bytes: f64,
     map_bytes_per_rule: f64,
@@ -243,6 +245,13 @@ pub fn measure(options: &Options) -> Result<Vec<ScaleFigure>> {
             constant,
         ),
         figure("one policy changed", "ms CPU", |m| m.policy, None, constant),
+        figure(
+            "one policy saved: all that a daemon does",
+            "ms CPU",
+            |m| m.saved,
+            None,
+            linear,
+        ),
         figure("memory of the tree", "MiB", |m| m.tree_bytes, None, linear),
         figure(
             "memory of what is compiled",
@@ -300,6 +309,7 @@ fn at(size: &Size, turns: usize) -> Result<Measured> {
         full: median(full),
         identity: median(identity),
         policy: median(changed),
+        saved: estate::one_policy_saved(size, turns)?,
         tree_bytes: mebibytes(with_tree.saturating_sub(before)),
         compiled_bytes: mebibytes(compiled.saturating_sub(start)),
         map_bytes_per_rule: maps as f64 / rules as f64,
