@@ -6,12 +6,13 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
+    time::Duration,
 };
 
 use anyhow::{Context, Result};
 use rcgen::{CertificateParams, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType};
 
-use super::{Lab, Place, place::program};
+use super::{Lab, Place, patient, place::program};
 
 /// The trust domain of the lab.
 pub const DOMAIN: &str = "example.org";
@@ -172,7 +173,8 @@ impl Identity {
     pub fn attest_command(&self, place: &Place, server: &str) -> Result<Command> {
         let mut command = place.command(program("enforcer")?)?;
         command
-            .args(["attest", "--server", server, "--timeout", "5s"])
+            .args(["attest", "--server", server, "--timeout"])
+            .arg(format!("{}s", patient(Duration::from_secs(5)).as_secs()))
             .args([OsStr::new("--svid"), self.certificate.as_os_str()])
             .args([OsStr::new("--svid-key"), self.key.as_os_str()])
             .args([OsStr::new("--bundle"), self.bundle.as_os_str()])

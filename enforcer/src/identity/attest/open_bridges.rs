@@ -11,7 +11,7 @@ use super::origin::is_on_open_bridge;
 use crate::{api::status::PlaceKind, identity::binding::Bindings, reconcile::in_force::InForce};
 
 /// How long a new port may be nobody's.
-const PATIENCE: Duration = Duration::from_secs(2);
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Interfaces with a binding behind a bridge that is open, and since when.
 #[derive(Debug, Default)]
