@@ -290,7 +290,12 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     tasks.spawn("flow collector", expire_flows(kernel.clone(), stop.clone()));
     tasks.spawn(
         "connection sweeper",
-        sweep::run(in_force.clone(), broken_receiver, stop.clone()),
+        sweep::run(
+            in_force.clone(),
+            broken_receiver,
+            Arc::new(kernel.clone()),
+            stop.clone(),
+        ),
     );
     if let Some(server) = metrics_server {
         info!(address = %server.address(), "metrics are served");

@@ -5,19 +5,30 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use enforcer_common::denied_entry::{DeniedEntry, DeniedKey};
+use enforcer_common::{
+    Direction,
+    denied_entry::{DeniedEntry, DeniedKey},
+    flow_key::space,
+};
+use tracing::debug;
 
 use crate::{
     api::{
         routes::{KernelStatus, KernelView},
-        status::{AttachmentStatus, FeatureStatus, LossStatus, MapStatus},
+        status::{
+            AttachmentStatus, EndpointStatus, FeatureStatus, LossStatus, MapStatus, PlaceKind,
+        },
     },
     cause::chain,
     compile::{image::RuleInfo, paged::Paged},
     datapath::{Datapath, DatapathError, EventReader, FlowTableStats, Refusals, desired::Desired},
+    inventory::sockets::Socket,
     metrics::{KernelReading, KernelSource, MapUse},
     observe::context::NameBook,
-    reconcile::kernel::{Applied, Kernel},
+    reconcile::{
+        kernel::{Applied, Kernel},
+        sweep::Openers,
+    },
 };
 
 /// A datapath that can be shared. Every method may wait for a change that is under way.
@@ -83,6 +94,21 @@ impl Kernel for KernelHandle {
         Ok(Applied {
             generation: applied.generation,
             changed: applied.changed,
+        })
+    }
+}
+
+impl Openers for KernelHandle {
+    fn opener(&self, endpoint: &EndpointStatus, socket: &Socket) -> Option<Direction> {
+        let place = match endpoint.kind {
+            PlaceKind::Cgroup => (endpoint.id, space::CGROUP),
+            PlaceKind::Interface => (u32::try_from(endpoint.place_number).ok()?, space::INTERFACE),
+            PlaceKind::Uplink => (0, space::HOST),
+        };
+        let opener = self.lock().opener(place, socket.local, socket.remote);
+        opener.unwrap_or_else(|error| {
+            debug!(error = chain(&error), "cannot look into the flow table");
+            None
         })
     }
 }

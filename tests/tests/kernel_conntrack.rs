@@ -251,7 +251,6 @@ fn a_connection_that_has_ended_is_forgotten_soon_and_one_that_has_not_is_kept() 
     scene.shop.front.namespace.sysctl(&range)?;
     let back = scene.enforce(&scene.shop.back)?;
     let mut connections = Vec::new();
-    // As long as they are there, the daemon too sees who opened what.
     let mut listeners = Vec::new();
     for v6 in [false, true] {
         let at = (api.ip(v6), 40_000);

@@ -1,8 +1,13 @@
 //! A new deny reaches open connections within a second, and their owners see them die.
 
-use std::time::{Duration, Instant};
+use std::{
+    io::{Read, Write},
+    net::{TcpListener, TcpStream},
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result};
+use enforcer::api::status::Status;
 use tests::lab::{
     Expect, Scene, patient,
     shop::{Host, Party},
@@ -18,6 +23,19 @@ spec:
   selector: {}
   ingress: [{}]
   egress: [{}]
+";
+
+/// `web` to `api` by a port that looks like a client's, and nothing else of `api`.
+const WEB_TO_HIGH: &str = "\
+apiVersion: enforcer.dev/v1alpha1
+kind: SegmentPolicy
+metadata: {name: high, namespace: shop}
+spec:
+  selector: {matchLabels: {app: api}}
+  ingress:
+    - from: [{labels: {app: web}}]
+      ports: [{protocol: TCP, port: 40000}]
+  egress: []
 ";
 
 /// A denial of everything between `web` and `api`, written at `subject` for `peer`.
@@ -107,4 +125,49 @@ fn of_a_veth_workload_that_is_the_server() -> Result<()> {
         9000,
         &deny("api", "web", "ingress", "from"),
     )
+}
+
+#[test]
+fn an_allowed_connection_whose_listener_is_gone_lives_on() -> Result<()> {
+    let scene = Scene::new(WEB_TO_HIGH)?;
+    let (web, api) = (&scene.shop.web, &scene.shop.api);
+    // By its ports alone it looks as if `api` had opened it.
+    let range = [("ipv4/ip_local_port_range", "20000 21000")];
+    scene.shop.front.namespace.sysctl(&range)?;
+    let daemon = scene.enforce(&scene.shop.back)?;
+    let mut connections = Vec::new();
+    for v6 in [false, true] {
+        let at = (api.ip(v6), 40_000);
+        let listener = api.place.enter(|| TcpListener::bind(at))??;
+        let mut client = web.place.enter(|| TcpStream::connect(at))??;
+        let (mut server, _) = listener.accept()?;
+        for socket in [&client, &server] {
+            socket.set_read_timeout(Some(Duration::from_secs(10)))?;
+        }
+        exchange(&mut client, &mut server)?;
+        connections.push((client, server));
+    }
+    let generation = daemon.ask_json::<Status>(&["status"])?.policy.generation;
+    let another = WEB_TO_HIGH.replace("port: 40000}", "port: 40000}, {protocol: TCP, port: 40001}");
+    scene.tree.write("policy.yaml", &another)?;
+    daemon.wait_until(
+        "the change is not in force",
+        Duration::from_secs(10),
+        || Ok(daemon.ask_json::<Status>(&["status"])?.policy.generation > generation),
+    )?;
+    // Longer than the daemon takes to end what is denied.
+    std::thread::sleep(patient(Duration::from_millis(1500)));
+    for (client, server) in &mut connections {
+        exchange(client, server).with_context(|| daemon.log())?;
+    }
+    Ok(())
+}
+
+/// Something goes each way, and arrives.
+fn exchange(one: &mut TcpStream, other: &mut TcpStream) -> Result<()> {
+    one.write_all(b"?")?;
+    other.read_exact(&mut [0])?;
+    other.write_all(b"!")?;
+    one.read_exact(&mut [0])?;
+    Ok(())
 }

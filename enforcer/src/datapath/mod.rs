@@ -28,6 +28,7 @@ mod transient;
 
 use std::{
     collections::BTreeMap,
+    net::SocketAddr,
     path::Path,
     time::{Duration, Instant},
 };
@@ -357,6 +358,18 @@ impl Datapath {
     pub fn expire_flows(&mut self) -> Result<FlowTableStats, DatapathError> {
         self.flows = read::expire(&self.tables)?;
         Ok(self.flows)
+    }
+
+    /// Which side opened a TCP connection, by its entry in the flow table; `None` where it has
+    /// none. `place`: the scope and space of the endpoint, as in
+    /// [`FlowKey`](enforcer_common::flow_key::FlowKey).
+    pub fn opener(
+        &self,
+        place: (u32, u8),
+        local: SocketAddr,
+        remote: SocketAddr,
+    ) -> Result<Option<Direction>, DatapathError> {
+        Ok(read::opener(&self.tables, place, local, remote)?)
     }
 
     /// Counters of the given rules, those that are not zero.

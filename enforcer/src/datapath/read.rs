@@ -3,13 +3,14 @@
 use std::{
     collections::HashMap,
     ffi::CString,
+    net::{IpAddr, SocketAddr},
     os::{fd::AsFd, unix::ffi::OsStrExt},
     path::Path,
 };
 
 use bytemuck::{Pod, Zeroable};
 use enforcer_common::{
-    Action, Direction, Loss, Reason,
+    Action, Direction, Loss, Protocol, Reason,
     conntrack::FlowEntry,
     counter::{Counter, verdict_slot},
     denied_entry::{DeniedEntry, DeniedKey},
@@ -73,6 +74,40 @@ where
     })?;
     table.remove_all(&expired)?;
     Ok((kept, expired.len() as u64))
+}
+
+/// Which side opened a TCP connection, by its entry in the flow table. `scope` and `space`: as in
+/// [`FlowKey`].
+pub(super) fn opener(
+    tables: &Tables,
+    (scope, space): (u32, u8),
+    local: SocketAddr,
+    remote: SocketAddr,
+) -> Result<Option<Direction>, TableError> {
+    let entry = match (local.ip(), remote.ip()) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => tables.flows4.get(&FlowKey {
+            scope,
+            local: from.octets(),
+            remote: to.octets(),
+            local_port: local.port(),
+            remote_port: remote.port(),
+            protocol: Protocol::TCP,
+            space,
+            pad: 0,
+        }),
+        (IpAddr::V6(from), IpAddr::V6(to)) => tables.flows6.get(&FlowKey {
+            scope,
+            local: from.octets(),
+            remote: to.octets(),
+            local_port: local.port(),
+            remote_port: remote.port(),
+            protocol: Protocol::TCP,
+            space,
+            pad: 0,
+        }),
+        _ => Ok(None),
+    };
+    Ok(entry?.map(|entry| Direction::from_byte(entry.opener)))
 }
 
 /// What was handed over of each denied flow, so that the next drain tells only what is new.

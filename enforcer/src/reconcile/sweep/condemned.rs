@@ -7,7 +7,7 @@ use std::{
 
 use enforcer_common::{Action, Direction, Judge, conntrack::infer_opener, policy_key::ALLOW_ALL};
 
-use super::Look;
+use super::{Look, Openers};
 use crate::{
     api::status::{EndpointStatus, PlaceKind},
     compile::{Image, elsewhere::ServiceAddress},
@@ -98,6 +98,7 @@ enum Owner<'a> {
 /// The open connections of cgroup endpoints that the image denies.
 pub(super) fn condemned_cgroup_sockets(
     now: &InForce,
+    openers: &dyn Openers,
     places: &CgroupEndpoints<'_>,
     look: Look,
     sockets: &[Socket],
@@ -132,7 +133,8 @@ pub(super) fn condemned_cgroup_sockets(
             };
             is_restricted(&now.image, endpoint)
                 && identity_of_peer(socket).is_some_and(|peer| {
-                    Connection::of(socket, &listening).is_denied(
+                    let known = || openers.opener(endpoint, socket);
+                    Connection::of(socket, &listening, known).is_denied(
                         &now.image,
                         endpoint.identity,
                         peer,
@@ -159,6 +161,7 @@ fn identity_by_address(image: &Image, socket: &Socket, listening: &ListeningPort
 /// The open connections of an interface endpoint that the image denies.
 pub(super) fn condemned_interface_sockets(
     now: &InForce,
+    openers: &dyn Openers,
     endpoint: &EndpointStatus,
     sockets: &[Socket],
 ) -> Vec<Socket> {
@@ -183,7 +186,8 @@ pub(super) fn condemned_interface_sockets(
         .filter(|s| declared.is_empty() || declared.iter().any(|net| net.contains(&s.local.ip())))
         .filter(|socket| {
             let peer = identity_by_address(&now.image, socket, &listening);
-            Connection::of(socket, &listening).is_denied(&now.image, endpoint.identity, peer)
+            let known = || openers.opener(endpoint, socket);
+            Connection::of(socket, &listening, known).is_denied(&now.image, endpoint.identity, peer)
         })
         .cloned()
         .collect()
@@ -199,13 +203,19 @@ struct Connection {
 }
 
 impl Connection {
-    fn of(socket: &Socket, listening: &ListeningPorts) -> Self {
+    /// A listener tells who opened it; without one the kernel programs do, if they have seen it
+    /// (`known`), and else the ports.
+    fn of(
+        socket: &Socket,
+        listening: &ListeningPorts,
+        known: impl FnOnce() -> Option<Direction>,
+    ) -> Self {
         let (local_port, remote_port) = (socket.local.port(), socket.remote.port());
         Self {
             opener: if listening.opened_by_peer(socket) {
                 Some(Direction::Ingress)
             } else {
-                infer_opener(local_port, remote_port)
+                known().or_else(|| infer_opener(local_port, remote_port))
             },
             local_port,
             remote_port,

@@ -11,6 +11,7 @@ mod condemned;
 
 use std::{collections::HashSet, os::unix::fs::MetadataExt, sync::Arc, time::Duration};
 
+use enforcer_common::Direction;
 use tokio::{
     sync::{mpsc, watch},
     time::sleep,
@@ -34,6 +35,12 @@ use crate::{
     },
 };
 
+/// Who opened a connection, as the kernel programs saw it.
+pub trait Openers: Send + Sync {
+    /// `None`: they have not seen it.
+    fn opener(&self, endpoint: &EndpointStatus, socket: &Socket) -> Option<Direction>;
+}
+
 /// After a change, what was being opened meanwhile is looked for once more.
 const SECOND_LOOK: Duration = Duration::from_millis(400);
 /// Between two passes, so that a busy host is not spent on them.
@@ -43,6 +50,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 pub async fn run(
     mut in_force: watch::Receiver<Arc<InForce>>,
     mut broken: mpsc::Receiver<BrokenFlow>,
+    openers: Arc<dyn Openers>,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     let mut swept = 0;
@@ -72,13 +80,14 @@ pub async fn run(
         };
         again = changed;
         swept = now.generation;
-        tokio::task::spawn_blocking(move || sweep(&now, look, &flows)).await?;
+        let openers = openers.clone();
+        tokio::task::spawn_blocking(move || sweep(&now, &*openers, look, &flows)).await?;
         sleep(PAUSE).await;
     }
 }
 
 /// One pass: what the image denies, and what the kernel has broken.
-fn sweep(now: &InForce, look: Look, broken: &HashSet<BrokenFlow>) {
+fn sweep(now: &InForce, openers: &dyn Openers, look: Look, broken: &HashSet<BrokenFlow>) {
     let judge_all = look != Look::None;
     let mut ended = 0;
     let places = CgroupEndpoints::new(now);
@@ -88,7 +97,9 @@ fn sweep(now: &InForce, look: Look, broken: &HashSet<BrokenFlow>) {
                 ended += end(table, |sockets| {
                     let mut found = matching(sockets, broken);
                     if judge_all {
-                        found.extend(condemned_cgroup_sockets(now, &places, look, sockets));
+                        found.extend(condemned_cgroup_sockets(
+                            now, openers, &places, look, sockets,
+                        ));
                     }
                     found
                 });
@@ -108,7 +119,7 @@ fn sweep(now: &InForce, look: Look, broken: &HashSet<BrokenFlow>) {
         })
         .collect();
     if !interfaces.is_empty() {
-        ended += sweep_interfaces(now, judge_all, &interfaces, broken);
+        ended += sweep_interfaces(now, openers, judge_all, &interfaces, broken);
     }
     if ended > 0 {
         info!(connections = ended, "ended connections that policy denies");
@@ -117,6 +128,7 @@ fn sweep(now: &InForce, look: Look, broken: &HashSet<BrokenFlow>) {
 
 fn sweep_interfaces(
     now: &InForce,
+    openers: &dyn Openers,
     judge_all: bool,
     endpoints: &[&EndpointStatus],
     broken: &HashSet<BrokenFlow>,
@@ -161,7 +173,7 @@ fn sweep_interfaces(
                 ended += end(table, |sockets| {
                     let mut found = matching(sockets, broken);
                     if judge_all {
-                        found.extend(condemned_interface_sockets(now, endpoint, sockets));
+                        found.extend(condemned_interface_sockets(now, openers, endpoint, sockets));
                     }
                     found
                 });
