@@ -96,7 +96,7 @@ impl Test {
                  (without root, `cargo test -p enforcer -p enforcer-common` runs the rest)"
             );
         }
-        setup::ensure(&[Purpose::Build, Purpose::Test])?;
+        setup::ensure(&[Purpose::Build, Purpose::Test, Purpose::Clients])?;
         build_binaries()?;
         let mut cargo = workspace::cargo();
         cargo

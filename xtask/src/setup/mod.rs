@@ -5,6 +5,7 @@
 pub mod apt;
 mod bpf_linker;
 mod components;
+mod envoy;
 mod mounts;
 pub mod packages;
 mod rust_src;
@@ -23,6 +24,8 @@ pub enum Purpose {
     Lint,
     /// The tests and the demo: programs of the lab, bpffs, cgroup v2.
     Test,
+    /// The tests of what other programs ask the daemon: Envoy.
+    Clients,
     /// Fuzzing: a C++ compiler for libFuzzer.
     Fuzz,
     /// Benchmarks: the peers and load generators.
@@ -86,6 +89,9 @@ fn ensure_with(purposes: &[Purpose], sysroot: Option<PathBuf>) -> Result<()> {
     need("bpf-linker", bpf_linker::ensure());
     let with_build = [purposes, &[Purpose::Build]].concat();
     need("Debian packages", packages::ensure(&with_build));
+    if purposes.contains(&Purpose::Clients) {
+        need("Envoy", envoy::ensure());
+    }
     if purposes.contains(&Purpose::Test) || purposes.contains(&Purpose::Bench) {
         need("bpffs", mounts::ensure_bpffs());
         need("cgroup v2", mounts::find_cgroup2().map(drop));

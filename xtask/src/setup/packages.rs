@@ -32,6 +32,12 @@ pub const VIRTIOFSD: &[&str] = &["/usr/lib/qemu/virtiofsd", "/usr/libexec/virtio
 const NEEDS: &[Need] = &[
     // The build script of etcd-client reads the protocol's definition with it.
     need(Purpose::Build, "protobuf-compiler", &["protoc"]),
+    // With the definitions that every protocol may use.
+    need(
+        Purpose::Build,
+        "libprotobuf-dev",
+        &["/usr/include/google/protobuf/descriptor.proto"],
+    ),
     // The registry of a fleet, three members of it.
     need(Purpose::Test, "etcd-server", &["etcd"]),
     need(Purpose::Test, "etcd-client", &["etcdctl"]),
@@ -42,6 +48,8 @@ const NEEDS: &[Need] = &[
     // Clients of attestation that are not ours.
     need(Purpose::Test, "curl", &["curl"]),
     need(Purpose::Test, "openssl", &["openssl"]),
+    // Fetches Envoy, which is one too.
+    need(Purpose::Clients, "python3-pip", &["pip3", "pip"]),
     // `unit:` workloads against a real systemd.
     need(
         Purpose::Test,

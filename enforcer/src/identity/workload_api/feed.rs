@@ -107,6 +107,11 @@ pub(super) enum Refused {
     ReservedId { id: SpiffeId, workload: String },
     #[error("no SVID can be issued")]
     Issue(#[from] IssuerError),
+    #[error(
+        "{name} is no secret of {id}: there are `default`, `ROOTCA`, `ALL`, the SPIFFE ID, and \
+         `spiffe://TRUST-DOMAIN` for each domain that is believed"
+    )]
+    NoSecret { name: String, id: String },
 }
 
 impl Refused {
@@ -120,6 +125,7 @@ impl Refused {
             Self::ForeignId { .. } => "foreign-id",
             Self::ReservedId { .. } => "reserved-id",
             Self::Issue(_) => "not-issued",
+            Self::NoSecret { .. } => "no-secret",
         }
     }
 
@@ -130,7 +136,7 @@ impl Refused {
             other => other.to_string(),
         };
         match self {
-            Self::NoHeader => Status::invalid_argument(message),
+            Self::NoHeader | Self::NoSecret { .. } => Status::invalid_argument(message),
             Self::NotReady | Self::Issue(_) => Status::unavailable(message),
             Self::NoCaller(_)
             | Self::Moved { .. }

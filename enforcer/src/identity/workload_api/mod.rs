@@ -5,7 +5,8 @@
 //! `server` takes connections at a socket, `caller` says whose they are, `feed` is what they are
 //! told for as long as they listen, and `issuer` has it signed by the embedded authority. `client`
 //! is the other side: the daemon's own SVID from somebody else's server. `wire` has the messages, and
-//! `authority` takes requests that name the socket as their host.
+//! `authority` takes requests that name the socket as their host. `secrets` gives the same to
+//! Envoy, with the messages of `secrets_wire`.
 
 mod authority;
 pub mod caller;
@@ -14,6 +15,8 @@ mod feed;
 pub mod issuer;
 pub mod memory;
 mod pidfd;
+mod secrets;
+mod secrets_wire;
 pub mod server;
 pub mod wire;
 

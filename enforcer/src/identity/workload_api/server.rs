@@ -35,6 +35,8 @@ use super::{
     caller::{Caller, NoCaller, Whereabouts},
     feed::{Connection, Content, Feed, Refused, Sources},
     issuer::{Issuer, IssuerError},
+    secrets::StreamSecrets,
+    secrets_wire::{DiscoveryRequest, DiscoveryResponse, STREAM_SECRETS},
     wire::{
         FETCH_X509_BUNDLES, FETCH_X509_SVID, SECURITY_HEADER, X509BundlesRequest,
         X509BundlesResponse, X509SvidRequest, X509SvidResponse,
@@ -65,6 +67,8 @@ const IDLE_LOOK: Duration = Duration::from_secs(5);
 /// Bytes of a request's head, and of its message, which says nothing.
 const HEAD_BYTES: u32 = 16 << 10;
 const MESSAGE_BYTES: usize = 4 << 10;
+/// Bytes of a request of Envoy's, which tells of every extension that it has.
+const DISCOVERY_BYTES: usize = 512 << 10;
 /// How long open connections may take at the end.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
@@ -346,6 +350,13 @@ async fn answer(connection: Arc<Connection>, request: HttpRequest<Incoming>) -> 
             tonic::server::Grpc::new(codec)
                 .max_decoding_message_size(MESSAGE_BYTES)
                 .server_streaming(Method(connection), request)
+                .await
+        }
+        STREAM_SECRETS => {
+            let codec = ProstCodec::<DiscoveryResponse, DiscoveryRequest>::default();
+            tonic::server::Grpc::new(codec)
+                .max_decoding_message_size(DISCOVERY_BYTES)
+                .streaming(StreamSecrets(connection), request)
                 .await
         }
         _ => {
