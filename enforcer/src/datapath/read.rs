@@ -76,38 +76,49 @@ where
     Ok((kept, expired.len() as u64))
 }
 
-/// Which side opened a TCP connection, by its entry in the flow table. `scope` and `space`: as in
-/// [`FlowKey`].
+/// Which side opened a TCP connection, by its entry in the flow table. `place`: scope and space, as
+/// in [`FlowKey`].
 pub(super) fn opener(
     tables: &Tables,
-    (scope, space): (u32, u8),
+    place: (u32, u8),
     local: SocketAddr,
     remote: SocketAddr,
 ) -> Result<Option<Direction>, TableError> {
+    let ports = [local.port(), remote.port()];
     let entry = match (local.ip(), remote.ip()) {
-        (IpAddr::V4(from), IpAddr::V4(to)) => tables.flows4.get(&FlowKey {
-            scope,
-            local: from.octets(),
-            remote: to.octets(),
-            local_port: local.port(),
-            remote_port: remote.port(),
-            protocol: Protocol::TCP,
-            space,
-            pad: 0,
-        }),
-        (IpAddr::V6(from), IpAddr::V6(to)) => tables.flows6.get(&FlowKey {
-            scope,
-            local: from.octets(),
-            remote: to.octets(),
-            local_port: local.port(),
-            remote_port: remote.port(),
-            protocol: Protocol::TCP,
-            space,
-            pad: 0,
-        }),
+        (IpAddr::V4(local), IpAddr::V4(remote)) => {
+            let addresses = [local.octets(), remote.octets()];
+            connection(&tables.flows4, place, addresses, ports)
+        }
+        (IpAddr::V6(local), IpAddr::V6(remote)) => {
+            let addresses = [local.octets(), remote.octets()];
+            connection(&tables.flows6, place, addresses, ports)
+        }
         _ => Ok(None),
     };
     Ok(entry?.map(|entry| Direction::from_byte(entry.opener)))
+}
+
+/// The entry of a TCP connection.
+fn connection<A>(
+    table: &Table<FlowKey<A>, FlowEntry>,
+    (scope, space): (u32, u8),
+    [local, remote]: [A; 2],
+    [local_port, remote_port]: [u16; 2],
+) -> Result<Option<FlowEntry>, TableError>
+where
+    FlowKey<A>: Pod,
+{
+    table.get(&FlowKey {
+        scope,
+        local,
+        remote,
+        local_port,
+        remote_port,
+        protocol: Protocol::TCP,
+        space,
+        pad: 0,
+    })
 }
 
 /// What was handed over of each denied flow, so that the next drain tells only what is new.

@@ -49,6 +49,9 @@ const LIMITS: GateLimits = GateLimits {
     per_source: 64,
     total: 4_096,
 };
+/// How long who comes first waits for the daemon's own SVID to be read: where no policy comes into
+/// force, nobody reads it.
+const FIRST_MATERIAL: Duration = Duration::from_secs(5);
 /// How long a handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(5);
 /// How long a connection may wait for the head of a request.
@@ -136,6 +139,13 @@ impl AttestServer {
     /// Serves until `stop`.
     pub async fn serve(self, sources: Sources, stop: CancellationToken) -> anyhow::Result<()> {
         info!(address = %self.address, "attestation is served");
+        // Who comes before the daemon has read what it proves itself with waits.
+        let mut material = sources.material.clone();
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => {}
+            _ = timeout(FIRST_MATERIAL, material.changed()) => {}
+        }
         let gate = Gate::new(LIMITS);
         let router = routes::router(sources.clone()).layer(axum::middleware::from_fn(occupied));
         let mut connections = JoinSet::new();
