@@ -2,6 +2,7 @@
 //! and whoever tries to keep others out.
 
 use std::{
+    ffi::OsStr,
     io::{Read, Write},
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream},
     process::{Command, Stdio},
@@ -21,7 +22,7 @@ use rustls::{
 };
 use tests::lab::{
     Daemon, Expect, FlowProtocol, Place, ProofScene,
-    pki::{Identity, SERVER, URL, leaf},
+    pki::{self, Identity, SERVER, URL, leaf},
     place::program,
 };
 
@@ -243,18 +244,8 @@ fn security_events_are_told_where_flow_records_are() -> Result<()> {
 
 /// What `openssl s_client` says of a handshake.
 fn s_client(place: &Place, identity: Option<&Identity>, flags: &[&str]) -> Result<String> {
-    let mut command = place.command("openssl")?;
-    command.args(["s_client", "-connect", SERVER]).args(flags);
-    if let Some(identity) = identity {
-        command.arg("-cert").arg(&identity.certificate);
-        command.arg("-key").arg(&identity.key);
-    }
-    let mut child = command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .context("running openssl (package openssl)")?;
+    let flags: Vec<_> = flags.iter().map(OsStr::new).collect();
+    let mut child = pki::s_client(place, SERVER, identity, &flags)?;
     let mut input = child.stdin.take().context("no stdin")?;
     let _ = input.write_all(b"GET /v1/whoami HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
     std::thread::sleep(Duration::from_millis(1_500));

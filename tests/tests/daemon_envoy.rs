@@ -1,20 +1,14 @@
 //! Envoy gets its identity, and whom to believe, from the daemon's socket alone, by its secret
 //! discovery service: it shows it, demands one of others, and follows what changes.
 
-use std::{
-    fs,
-    io::Write,
-    path::Path,
-    process::{Output, Stdio},
-    time::Duration,
-};
+use std::{ffi::OsStr, fs, io::Write, path::Path, process::Output, time::Duration};
 
 use anyhow::{Context, Result};
 use enforcer::identity::svid::{Svid, Usage};
 use rustls_pki_types::{CertificateDer, pem::PemObject};
 use tests::lab::{
     Daemon, Place, Process, ProofScene, patient,
-    pki::{Identity, Pki, trust_domain},
+    pki::{Identity, Pki, s_client, trust_domain},
 };
 
 const WEB: &str = "\
@@ -122,21 +116,10 @@ fn envoy(scene: &ProofScene, place: &Place) -> Result<Process> {
 
 /// A connection to Envoy with a certificate, or none, by `OpenSSL`, which verifies Envoy's.
 fn connect(place: &Place, port: u16, bundle: &Path, own: Option<&Identity>) -> Result<Output> {
-    let mut command = place.command("openssl")?;
-    command
-        .args(["s_client", "-connect", &format!("127.0.0.1:{port}")])
-        .args(["-verify_return_error", "-showcerts", "-ign_eof", "-CAfile"])
-        .arg(bundle);
-    if let Some(identity) = own {
-        command.arg("-cert").arg(&identity.certificate);
-        command.arg("-key").arg(&identity.key);
-    }
-    let mut child = command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .context("running openssl (package openssl)")?;
+    let server = format!("127.0.0.1:{port}");
+    let flags = ["-verify_return_error", "-showcerts", "-ign_eof", "-CAfile"].map(OsStr::new);
+    let flags = [&flags[..], &[bundle.as_os_str()]].concat();
+    let mut child = s_client(place, &server, own, &flags)?;
     // A connection that was refused may be gone by now.
     let request = b"GET / HTTP/1.1\r\nHost: web\r\nConnection: close\r\n\r\n";
     let _ = child.stdin.take().context("no stdin")?.write_all(request);

@@ -5,7 +5,7 @@ use std::{
     ffi::OsStr,
     fs,
     path::{Path, PathBuf},
-    process::{Command, Output, Stdio},
+    process::{Child, Command, Output, Stdio},
     time::Duration,
 };
 
@@ -201,6 +201,27 @@ impl Identity {
         let body = format!("{body}{}", String::from_utf8_lossy(&output.stderr));
         Ok((status.parse().unwrap_or(0), body))
     }
+}
+
+/// `openssl s_client` from a place, with a certificate or none, started with pipes.
+pub fn s_client(
+    place: &Place,
+    server: &str,
+    identity: Option<&Identity>,
+    flags: &[&OsStr],
+) -> Result<Child> {
+    let mut command = place.command("openssl")?;
+    command.args(["s_client", "-connect", server]).args(flags);
+    if let Some(identity) = identity {
+        command.arg("-cert").arg(&identity.certificate);
+        command.arg("-key").arg(&identity.key);
+    }
+    command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .context("running openssl (package openssl)")
 }
 
 /// A `TrustDomain` document of the lab's domain.
