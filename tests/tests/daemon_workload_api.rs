@@ -332,6 +332,7 @@ fn grpc_status(place: &Place, socket: &str, method: &str, headers: &[&str]) -> R
     command
         .args([
             "--silent",
+            "--show-error",
             "--http2-prior-knowledge",
             "--unix-socket",
             socket,
@@ -347,6 +348,7 @@ fn grpc_status(place: &Place, socket: &str, method: &str, headers: &[&str]) -> R
     let mut child = command
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
         .spawn()
         .context("running curl (package curl)")?;
     // An empty message: not compressed, of no bytes.
@@ -355,7 +357,7 @@ fn grpc_status(place: &Place, socket: &str, method: &str, headers: &[&str]) -> R
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let status = text.lines().find_map(|l| l.strip_prefix("grpc-status: "));
     Ok(status
-        .with_context(|| format!("no status: {text}"))?
+        .with_context(|| format!("no status: {output:?}"))?
         .trim()
         .to_owned())
 }

@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    io::ErrorKind,
+    io::{self, ErrorKind},
     path::{Path, PathBuf},
     thread,
     time::{Duration, Instant},
@@ -49,25 +49,30 @@ pub fn kill_all(path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Removes the cgroup and those below it.
+/// Removes the cgroup and those below it, with the processes and cgroups that appear meanwhile.
 pub fn remove(path: &Path) -> Result<()> {
-    for entry in fs::read_dir(path).into_iter().flatten().flatten() {
-        if entry.file_type()?.is_dir() {
-            remove(&entry.path())?;
-        }
-    }
     let deadline = Instant::now() + Duration::from_secs(5);
     loop {
-        match fs::remove_dir(path) {
-            Ok(()) => return Ok(()),
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        match remove_once(path) {
             // Killed processes leave the cgroup a moment after they stop running.
             Err(error) if error.kind() == ErrorKind::ResourceBusy && Instant::now() < deadline => {
+                // It may be gone by now.
+                let _ = fs::write(path.join("cgroup.kill"), "1");
                 thread::sleep(Duration::from_millis(5));
             }
-            Err(error) => {
-                return Err(error).with_context(|| format!("removing cgroup {}", path.display()));
-            }
+            done => return done.with_context(|| format!("removing cgroup {}", path.display())),
         }
+    }
+}
+
+fn remove_once(path: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(path).into_iter().flatten().flatten() {
+        if entry.file_type()?.is_dir() {
+            remove_once(&entry.path())?;
+        }
+    }
+    match fs::remove_dir(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     }
 }

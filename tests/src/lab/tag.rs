@@ -181,6 +181,14 @@ fn start_time(pid: u32) -> Option<u64> {
     fields.nth(18)?.parse().ok()
 }
 
+/// Labs that this process made and does not keep.
+fn tags_of_this_process() -> Vec<Tag> {
+    let own = Tag::prefix_of_this_process();
+    (all_tags().unwrap_or_default().into_iter())
+        .filter(|tag| tag.as_str().starts_with(&own) && !tag.kept_marker().exists())
+        .collect()
+}
+
 static ENDING: AtomicBool = AtomicBool::new(false);
 
 /// Does not return once a signal has come: the process is about to end, and what fails now
@@ -223,15 +231,19 @@ pub(super) fn remove_on_signals() -> Result<()> {
         let mut byte = [0];
         while nix::unistd::read(&read, &mut byte) != Ok(1) {}
         ENDING.store(true, Ordering::Relaxed);
-        let own = Tag::prefix_of_this_process();
-        for tag in all_tags().unwrap_or_default() {
-            if tag.as_str().starts_with(&own) && !tag.kept_marker().exists() {
-                // The other threads still run and may be making things: try again.
-                let deadline = Instant::now() + Duration::from_secs(5);
-                while tag.remove().is_err() && Instant::now() < deadline {
-                    std::thread::sleep(Duration::from_millis(50));
-                }
+        // The other threads still run and may be making things: until nothing is left.
+        let deadline = Instant::now() + Duration::from_secs(15);
+        loop {
+            let own = tags_of_this_process();
+            if own.is_empty() {
+                break;
             }
+            let failed = own.iter().filter_map(|tag| tag.remove().err()).last();
+            if Instant::now() >= deadline {
+                eprintln!("not removed: {own:?}: {failed:?}");
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(50));
         }
         std::process::exit(128 + i32::from(byte[0]));
     });

@@ -14,6 +14,7 @@ use std::{
 };
 
 use futures::{Stream, StreamExt as _, future::BoxFuture, stream};
+use http_body_util::{BodyExt as _, Limited};
 use hyper::{
     Request as HttpRequest, Response as HttpResponse, body::Incoming, server::conn::http2,
 };
@@ -360,6 +361,10 @@ async fn answer(connection: Arc<Connection>, request: HttpRequest<Incoming>) -> 
                 .await
         }
         _ => {
+            // Who is answered before the question was sent whole is reset behind the answer, and
+            // some clients lose the answer over that.
+            let question = Limited::new(request.into_body(), MESSAGE_BYTES);
+            let _ = question.collect().await;
             Status::unimplemented("only X.509-SVIDs and their bundles are served here").into_http()
         }
     }
