@@ -3,9 +3,10 @@
 use std::{
     collections::BTreeMap,
     fs,
-    io::{BufRead, BufReader},
+    io::{self, BufRead, BufReader},
     path::PathBuf,
     process::{Command, Stdio},
+    sync::Mutex,
     thread,
     time::Instant,
 };
@@ -24,7 +25,22 @@ use crate::{
 /// names start so: `tests/tests/kernel_*.rs`.
 const EVERY_KERNEL: &str = "kernel_";
 
-/// Of these, what `--short` runs: load and attach, verdicts on the wire at both kinds of
+/// Test programs of user space, by how their names start: they want a processor and nothing else of
+/// the machine, and run beside all others, which mostly wait.
+const USER_SPACE: &[&str] = &[
+    "compile_",
+    "half_policy",
+    "image_entries",
+    "import_semantics",
+    "policy_",
+    "tools_",
+    "verdict_",
+];
+
+/// What measures is named so, and runs when nothing else does.
+const MEASURES: &str = "_scale";
+
+/// Of the enforcement tests, what `--short` runs: load and attach, verdicts on the wire at both kinds of
 /// endpoint, restart and adoption, detach. By program; no names mean all of its tests. What puts
 /// the machine under load is left out: an emulated processor has no reserve for it.
 const SHORT: &[(&str, &[&str])] = &[
@@ -98,19 +114,62 @@ impl Test {
         }
         setup::ensure(&[Purpose::Build, Purpose::Test, Purpose::Clients])?;
         build_binaries()?;
-        let mut cargo = workspace::cargo();
-        cargo
-            .args([
-                "test",
-                "--workspace",
-                "--exclude",
-                "enforcer-ebpf",
-                "--no-fail-fast",
-            ])
-            .args(&self.filter)
-            .envs(self.settings());
+        step::openly("building the tests", cargo_test().arg("--no-run"))?;
+        let (measures, others): (Vec<_>, Vec<_>) =
+            (test_programs()?.into_iter()).partition(|program| program.ends_with(MEASURES));
+        let (user_space, machine): (Vec<_>, Vec<_>) = (others.into_iter())
+            .partition(|program| (USER_SPACE.iter()).any(|start| program.starts_with(start)));
         step::say("running the tests");
-        Summary::of(&mut cargo)?.conclude()
+        let summary = Mutex::new(Summary::default());
+        thread::scope(|scope| {
+            let beside = scope.spawn(|| {
+                let mut tests = cargo_test();
+                tests.args(only(&user_space));
+                // One after the other: the other processor is for those who wait.
+                tests.env("RUST_TEST_THREADS", "1");
+                self.follow(tests, "user space | ", &summary)
+            });
+            let mut tests = cargo_test();
+            tests.args(["--lib", "--bins"]).args(only(&machine));
+            self.follow(tests, "", &summary)?;
+            let mut examples = cargo_test();
+            examples.arg("--doc");
+            self.follow(examples, "", &summary)?;
+            beside
+                .join()
+                .unwrap_or_else(|_| bail!("its watcher panicked"))
+        })?;
+        let mut tests = cargo_test();
+        tests.args(only(&measures));
+        self.follow(tests, "", &summary)?;
+        summary.into_inner()?.conclude()
+    }
+
+    /// Runs cargo test, passes its output on, each line behind the label, and reads along.
+    fn follow(&self, mut cargo: Command, label: &str, summary: &Mutex<Summary>) -> Result<()> {
+        let (reader, writer) = io::pipe()?;
+        cargo
+            .arg("--no-fail-fast")
+            .args(&self.filter)
+            .envs(self.settings())
+            .stdout(writer.try_clone()?)
+            .stderr(writer);
+        let mut child = cargo.spawn().context("cannot start cargo")?;
+        // Our own ends of the pipe: it ends with the last program that writes to it.
+        drop(cargo);
+        for line in BufReader::new(reader).split(b'\n') {
+            let line = line?;
+            let line = String::from_utf8_lossy(&line);
+            let mut summary = summary.lock().expect("nobody panics with it");
+            println!("{label}{line}");
+            summary.note(&line);
+        }
+        let failed = !child.wait()?.success();
+        summary
+            .lock()
+            .expect("nobody panics with it")
+            .failed_outright |= failed;
+        Ok(())
     }
 
     fn elsewhere(&self) -> Result<()> {
@@ -211,34 +270,56 @@ fn build_binaries() -> Result<()> {
     step::openly("building", &mut cargo)
 }
 
-/// Builds the enforcement tests and returns where they are. Of the whole workspace, as everything
-/// else is built: other choices of packages have other features, and build every crate again.
+/// The tests of the whole workspace: other choices of packages have other features, and build
+/// every crate again.
+fn cargo_test() -> Command {
+    let mut cargo = workspace::cargo();
+    cargo.args(["test", "--workspace", "--exclude", "enforcer-ebpf"]);
+    cargo
+}
+
+/// The arguments that have cargo run these test programs.
+fn only(programs: &[String]) -> impl Iterator<Item = &str> {
+    programs.iter().flat_map(|name| ["--test", name])
+}
+
+/// The names of all test programs, sorted.
+fn test_programs() -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    for package in ["enforcer", "tests"] {
+        let sources = workspace::root().join(package).join("tests");
+        let entries =
+            fs::read_dir(&sources).with_context(|| format!("cannot read {}", sources.display()))?;
+        for entry in entries {
+            let path = entry?.path();
+            if path.extension().is_some_and(|extension| extension == "rs")
+                || path.join("main.rs").exists()
+            {
+                names.extend(
+                    path.file_stem()
+                        .and_then(|stem| Some(stem.to_str()?.to_owned())),
+                );
+            }
+        }
+    }
+    names.sort();
+    Ok(names)
+}
+
+/// Builds the enforcement tests and returns where they are.
 fn kernel_test_binaries(short: bool) -> Result<Vec<PathBuf>> {
-    let sources = workspace::root().join("tests/tests");
-    let mut names: Vec<String> = fs::read_dir(&sources)
-        .with_context(|| format!("cannot read {}", sources.display()))?
-        .filter_map(Result::ok)
-        .filter_map(|entry| entry.path().file_stem()?.to_str().map(str::to_owned))
+    let names: Vec<String> = (test_programs()?.into_iter())
         .filter(|name| name.starts_with(EVERY_KERNEL))
         .filter(|name| !short || SHORT.iter().any(|(program, _)| program == name))
         .collect();
-    names.sort();
-    if names.is_empty() {
-        bail!("there is no {}/{EVERY_KERNEL}*.rs", sources.display());
-    }
-    let mut cargo = workspace::cargo();
-    cargo.args([
-        "test",
-        "--workspace",
-        "--exclude",
-        "enforcer-ebpf",
-        "--no-run",
-        "--message-format",
-        "json-render-diagnostics",
-    ]);
-    for name in &names {
-        cargo.args(["--test", name]);
-    }
+    ensure!(
+        !names.is_empty(),
+        "there is no tests/tests/{EVERY_KERNEL}*.rs"
+    );
+    let mut cargo = cargo_test();
+    cargo
+        .args(["--no-run", "--message-format", "json-render-diagnostics"])
+        .args(only(&names));
     step::say("building the enforcement tests");
     let built = cargo
         .stdout(Stdio::piped())
@@ -313,27 +394,6 @@ impl Default for Summary {
 }
 
 impl Summary {
-    /// Runs cargo test, passes its output on and reads along.
-    fn of(cargo: &mut Command) -> Result<Self> {
-        let mut summary = Self::default();
-        let mut child = cargo
-            .stdout(Stdio::piped())
-            .spawn()
-            .context("cannot start cargo")?;
-        let pipe = child
-            .stdout
-            .take()
-            .context("the output of cargo was asked for")?;
-        for line in BufReader::new(pipe).split(b'\n') {
-            let line = line?;
-            let line = String::from_utf8_lossy(&line);
-            println!("{line}");
-            summary.note(&line);
-        }
-        summary.failed_outright = !child.wait()?.success();
-        Ok(summary)
-    }
-
     /// Reads one line of a test program's output (the format of Rust's test harness).
     fn note(&mut self, line: &str) {
         let line = line.trim_end();
