@@ -451,7 +451,7 @@ mod tests {
                 .zip(good)
                 .flat_map(|(others, good)| others.into_iter().chain([good]))
                 .collect();
-            let text: String = lines.iter().map(|line| format!("[GNUPG:] {line}\n")).collect();
+            let text = format!("[GNUPG:] {}\n", lines.join("\n[GNUPG:] "));
             let count = |keyword: &str| {
                 let has = |line: &&String| line.split(' ').next() == Some(keyword);
                 lines.iter().filter(has).count()

@@ -238,7 +238,7 @@ pub(super) fn remove_on_signals() -> Result<()> {
             if own.is_empty() {
                 break;
             }
-            let failed = own.iter().filter_map(|tag| tag.remove().err()).last();
+            let failed: Vec<_> = own.iter().filter_map(|tag| tag.remove().err()).collect();
             if Instant::now() >= deadline {
                 eprintln!("not removed: {own:?}: {failed:?}");
                 break;
