@@ -5,7 +5,7 @@
 /// The daemon pins it with the maps (as part of the directory's name). A daemon that finds
 /// maps of another version builds its own beside them and moves the hooks over, one atomic
 /// link update each.
-pub const ABI_VERSION: u32 = 5;
+pub const ABI_VERSION: u32 = 6;
 
 /// Names of the maps, at most 15 bytes (`BPF_OBJ_NAME_LEN` less the terminator).
 pub mod map {

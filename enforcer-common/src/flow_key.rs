@@ -23,6 +23,13 @@ impl Direction {
         }
     }
 
+    /// A bit of its own.
+    #[inline(always)]
+    #[must_use]
+    pub const fn bit(self) -> u8 {
+        1 << self as u8
+    }
+
     /// From the byte that maps and events carry; anything but 0 is ingress.
     #[inline(always)]
     pub const fn from_byte(byte: u8) -> Self {

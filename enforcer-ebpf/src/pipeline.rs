@@ -5,6 +5,7 @@ mod flow;
 mod others;
 mod reassembly;
 pub mod refuse;
+mod socket_flow;
 
 use core::mem::MaybeUninit;
 
@@ -19,6 +20,7 @@ use enforcer_common::{
     event::event_flag,
     flow_key::{Addr6, FlowKey, space},
     identity,
+    socket_entry::SocketEntry,
 };
 
 use crate::{
@@ -231,7 +233,7 @@ impl Room {
 /// Judges a packet whose IP header is at `offset`. Returns 0 (drop), 1 (pass), or
 /// [`MALFORMED`] plus a reason.
 ///
-/// `AT_SOCKET`: called at a socket's own hook.
+/// `AT_SOCKET`: called at a socket's own hook, with what is remembered with the socket, if anything.
 ///
 /// A plain packet of an established flow passes here, in line: every call costs, and there are
 /// processors on which every return costs dearly.
@@ -241,6 +243,7 @@ pub fn enter<F: Slow, const AT_SOCKET: bool>(
     config: &Config,
     offset: u32,
     room: &mut Room,
+    mut socket: Option<&mut SocketEntry>,
 ) -> u32 {
     let Room { flow, place } = room;
     // SAFETY: the room is that of the larger family's key, and keys are plain integers, written
@@ -262,8 +265,16 @@ pub fn enter<F: Slow, const AT_SOCKET: bool>(
     let request = step.is_request();
     let mut asked = Known::Unknown;
     if !request {
+        if let Some(socket) = &socket
+            && socket_flow::has_passed::<F>(socket, config, step, flow, direction, place)
+        {
+            return 1;
+        }
         asked = known::<F>(config, step, flow, direction, place);
         if asked == Known::Established {
+            if let Some(socket) = &mut socket {
+                socket_flow::look::<F>(socket, flow, place);
+            }
             return 1;
         }
     }

@@ -71,8 +71,8 @@ pub fn packet(ctx: &SkBuffContext, direction: Direction) -> i32 {
     }
     // SAFETY: the context of the program.
     let code = match u16::from_be(unsafe { (*skb.0).protocol } as u16) {
-        ethernet::IP4 => pipeline::enter::<V4, true>(skb, config, 0, &mut room),
-        ethernet::IP6 => pipeline::enter::<V6, true>(skb, config, 0, &mut room),
+        ethernet::IP4 => pipeline::enter::<V4, true>(skb, config, 0, &mut room, owner.entry),
+        ethernet::IP6 => pipeline::enter::<V6, true>(skb, config, 0, &mut room, owner.entry),
         _ => return PASS,
     };
     if code == 1 && room.place.first == 1 {
@@ -94,6 +94,7 @@ struct Owner {
     reported: u8,
     /// As in [`Place`].
     first: u32,
+    entry: Option<&'static mut SocketEntry>,
 }
 
 /// `None`: the packet passes, whosesoever it is.
@@ -115,6 +116,7 @@ fn owner(skb: Skb, config: &Config, socket: *mut c_void, direction: Direction) -
                     pending: 0,
                     reported: 0,
                     first: 0,
+                    entry: None,
                 });
             }
             None
@@ -143,12 +145,13 @@ fn owner(skb: Skb, config: &Config, socket: *mut c_void, direction: Direction) -
         first: u32::from(
             direction as u8 == Direction::Ingress as u8 && entry.received == received::NO,
         ),
+        entry: Some(entry),
     })
 }
 
 /// How many segments a TCP connection receives before it is worth a storage: to make one costs as
 /// much as to look its cgroup up for about so many packets, and most connections end before.
-const YOUNG: u32 = 32;
+const YOUNG: u32 = 12;
 /// `TCP_LISTEN` (`net/tcp_states.h`).
 const LISTEN: u32 = 10;
 /// The socket is to have a storage.

@@ -60,13 +60,13 @@ fn enter(ctx: &TcContext, direction: Direction, space: u8) -> i32 {
             if blocks(config, &room.place, 0) && block::at_tc::<V4>(skb, offset, &room.place) == 0 {
                 return DROP;
             }
-            pipeline::enter::<V4, false>(skb, config, offset, &mut room)
+            pipeline::enter::<V4, false>(skb, config, offset, &mut room, None)
         }
         Ok(Payload::Ip6(offset)) => {
             if blocks(config, &room.place, 1) && block::at_tc::<V6>(skb, offset, &room.place) == 0 {
                 return DROP;
             }
-            pipeline::enter::<V6, false>(skb, config, offset, &mut room)
+            pipeline::enter::<V6, false>(skb, config, offset, &mut room, None)
         }
         Ok(Payload::Other) => 1,
         Err(reason) => MALFORMED + reason as u32,

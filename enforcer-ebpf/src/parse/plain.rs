@@ -322,6 +322,12 @@ impl Step {
         is_open_request(self.tcp_flags())
     }
 
+    /// Whether it neither opens nor ends a TCP connection.
+    #[inline(always)]
+    pub fn is_within(self) -> bool {
+        self.tcp_flags() & (tcp_flag::SYN | tcp_flag::RST | tcp_flag::FIN) == 0
+    }
+
     #[inline(always)]
     pub fn length(self) -> u32 {
         self.0 >> 8

@@ -30,7 +30,8 @@ pub(super) struct GroupDocument {
     pub(super) namespace: Option<String>,
     pub(super) name: String,
     pub(super) name_at: Position,
-    pub(super) peers: Vec<Peer>,
+    /// Nothing where one has an error, which was told.
+    pub(super) peers: Option<Vec<Peer>>,
     /// Where the references among `peers` are written, in their order.
     pub(super) references: Vec<Position>,
 }
@@ -97,24 +98,29 @@ impl Reader<'_> {
     /// A whole document.
     pub(super) fn group_document(&mut self, document: &Fields<'_>) -> Option<GroupDocument> {
         let metadata = self.metadata(document, true);
-        let help = "write `spec:` with a list of `peers`";
-        let node = self.required(document, "spec", "a Group", help)?;
-        let spec = self.fields(node, "`spec` of a Group", &["peers"])?;
-        let peers = self.required(&spec, "peers", "`spec` of a Group", help)?;
-        let help = "write peers as in rules: `labels`, `cidr`, `entity`, `group` and so on";
-        let items = self.list(peers, "`peers`", Some(help))?;
-        let namespace = metadata.as_ref().and_then(|m| m.namespace.clone());
-        let mut peers = Vec::with_capacity(items.len());
-        for item in items {
-            peers.extend(self.peer(item, namespace.as_deref()));
-        }
+        let namespace = metadata.as_ref().and_then(|m| m.namespace.as_deref());
+        let peers = self.group_peers(document, namespace);
         let metadata = metadata?;
-        (peers.len() == items.len()).then(|| GroupDocument {
+        Some(GroupDocument {
             namespace: metadata.namespace,
             name: metadata.name,
             name_at: metadata.at,
             peers,
             references: std::mem::take(&mut self.references),
         })
+    }
+
+    fn group_peers(&mut self, document: &Fields<'_>, namespace: Option<&str>) -> Option<Vec<Peer>> {
+        let help = "write `spec:` with a list of `peers`";
+        let node = self.required(document, "spec", "a Group", help)?;
+        let spec = self.fields(node, "`spec` of a Group", &["peers"])?;
+        let peers = self.required(&spec, "peers", "`spec` of a Group", help)?;
+        let help = "write peers as in rules: `labels`, `cidr`, `entity`, `group` and so on";
+        let items = self.list(peers, "`peers`", Some(help))?;
+        let mut peers = Vec::with_capacity(items.len());
+        for item in items {
+            peers.extend(self.peer(item, namespace));
+        }
+        (peers.len() == items.len()).then_some(peers)
     }
 }

@@ -158,10 +158,10 @@ impl<'a> Groups<'a> {
             return known.clone();
         }
         let (document, file) = *self.documents.get(key)?;
+        let mut peers = document.peers.clone()?;
         self.way.push(key.clone());
         let before = errors.count();
         let mut at = document.references.iter().copied();
-        let mut peers = document.peers.clone();
         let (mut count, mut depth) = (0_usize, 0);
         for peer in &mut peers {
             let (more, deep) =
