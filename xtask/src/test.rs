@@ -40,9 +40,9 @@ const USER_SPACE: &[&str] = &[
 /// What measures is named so, and runs when nothing else does.
 const MEASURES: &str = "_scale";
 
-/// Of the enforcement tests, what `--short` runs: load and attach, verdicts on the wire at both kinds of
-/// endpoint, restart and adoption, detach. By program; no names mean all of its tests. What puts
-/// the machine under load is left out: an emulated processor has no reserve for it.
+/// Of the enforcement tests, what `--short` runs: load and attach, verdicts on the wire at both
+/// kinds of endpoint, restart and adoption, detach. By program; no names mean all of its tests.
+/// What puts the machine under load is left out: an emulated processor has no reserve for it.
 const SHORT: &[(&str, &[&str])] = &[
     ("kernel_shop", &[]),
     (
