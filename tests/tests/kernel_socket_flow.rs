@@ -44,7 +44,7 @@ impl Talk {
             socket.connect(to)?;
             Ok(socket)
         })??;
-        socket.set_read_timeout(Some(Duration::from_millis(20)))?;
+        socket.set_read_timeout(Some(patient(Duration::from_millis(20))))?;
         Ok(Self { socket })
     }
 
