@@ -149,8 +149,8 @@ fn owner(skb: Skb, config: &Config, socket: *mut c_void, direction: Direction) -
     })
 }
 
-/// How many segments a TCP connection receives before it is worth a storage: to make one costs as
-/// much as to look its cgroup up for about so many packets, and most connections end before.
+/// How many segments a TCP connection receives before it is worth a storage: to make one costs more
+/// than it saves in a few packets, and most connections end before.
 const YOUNG: u32 = 12;
 /// `TCP_LISTEN` (`net/tcp_states.h`).
 const LISTEN: u32 = 10;
