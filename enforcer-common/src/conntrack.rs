@@ -109,6 +109,12 @@ pub const fn is_open_request(flags: u8) -> bool {
     flags & (tcp_flag::SYN | tcp_flag::ACK | tcp_flag::RST | tcp_flag::FIN) == tcp_flag::SYN
 }
 
+/// Whether a packet neither opens nor ends a TCP connection. Other protocols have no flags.
+#[inline(always)]
+pub const fn is_within(flags: u8) -> bool {
+    flags & (tcp_flag::SYN | tcp_flag::RST | tcp_flag::FIN) == 0
+}
+
 impl FlowEntry {
     /// Whether the entry is too old to count at second `now`.
     #[inline(always)]
@@ -125,8 +131,19 @@ impl FlowEntry {
     #[inline(always)]
     pub const fn is_unchanged_by(&self, direction: Direction, tcp_flags: u8, now: u32) -> bool {
         self.seen == now
-            && tcp_flags & (tcp_flag::SYN | tcp_flag::RST | tcp_flag::FIN) == 0
+            && is_within(tcp_flags)
             && (self.state != State::New as u8 || self.opener == direction as u8)
+    }
+
+    /// The ways ([`Direction::bit`]) of the packets that [`Self::is_unchanged_by`] speaks of: the
+    /// first answer to what opened a flow moves it on.
+    #[inline(always)]
+    pub const fn unchanged_ways(&self) -> u8 {
+        if self.state == State::New as u8 {
+            Direction::from_byte(self.opener).bit()
+        } else {
+            Direction::BITS
+        }
     }
 
     /// Whether a packet that opens a connection must be judged as a new flow although the
@@ -208,6 +225,10 @@ mod tests {
                             ..Zeroable::zeroed()
                         };
                         let flags = if protocol == Protocol::TCP { flags } else { 0 };
+                        assert_eq!(
+                            entry.is_unchanged_by(direction, flags, 7),
+                            is_within(flags) && entry.unchanged_ways() & direction.bit() != 0
+                        );
                         if !entry.is_unchanged_by(direction, flags, 7) {
                             continue;
                         }

@@ -23,6 +23,9 @@ impl Direction {
         }
     }
 
+    /// The bits of both.
+    pub const BITS: u8 = Self::Egress.bit() | Self::Ingress.bit();
+
     /// A bit of its own.
     #[inline(always)]
     #[must_use]

@@ -6,7 +6,7 @@ use core::{arch::asm, mem::offset_of, ptr};
 
 use enforcer_common::{
     Direction, Protocol,
-    conntrack::{is_open_request, tcp_flag},
+    conntrack::{is_open_request, is_within, tcp_flag},
     flow_key::{Addr4, Addr6, FlowKey},
 };
 
@@ -325,7 +325,7 @@ impl Step {
     /// Whether it neither opens nor ends a TCP connection.
     #[inline(always)]
     pub fn is_within(self) -> bool {
-        self.tcp_flags() & (tcp_flag::SYN | tcp_flag::RST | tcp_flag::FIN) == 0
+        is_within(self.tcp_flags())
     }
 
     #[inline(always)]

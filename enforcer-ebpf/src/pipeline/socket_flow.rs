@@ -15,7 +15,7 @@ use core::{
 use enforcer_common::{
     Direction,
     config::Config,
-    conntrack::{State, flow_flag},
+    conntrack::flow_flag,
     flow_key::FlowKey,
     socket_entry::{CLAIMED, SocketEntry, passed_at},
 };
@@ -39,7 +39,7 @@ pub fn has_passed<F: Family>(
 ) -> bool {
     // SAFETY: a reference. Other CPUs may write it; it is one word.
     let passed = unsafe { ptr::read_volatile(&raw const socket.passed) };
-    let ways = (Direction::Egress.bit() | Direction::Ingress.bit()) as u32;
+    let ways = u32::from(Direction::BITS);
     let now = passed_at(0, place.seconds(), F::VERSION) as u32;
     (passed as u32 ^ now) & !ways == 0
         && passed as u8 & direction.bit() != 0
@@ -69,13 +69,7 @@ fn note<F: Family>(socket: &mut SocketEntry, flow: &FlowKey<F::Addr>, place: &Pl
     {
         return 0;
     }
-    // The first answer to what opened a flow moves it on.
-    let ways = if entry.state == State::New as u8 {
-        Direction::from_byte(entry.opener).bit()
-    } else {
-        Direction::Egress.bit() | Direction::Ingress.bit()
-    };
-    let now = passed_at(entry.generation, seconds, F::VERSION) | u64::from(ways);
+    let now = passed_at(entry.generation, seconds, F::VERSION) | u64::from(entry.unchanged_ways());
     let passed = &raw mut socket.passed;
     // SAFETY: a live value; an aligned word.
     let before = unsafe { ptr::read_volatile(passed) };
